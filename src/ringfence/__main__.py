@@ -1,0 +1,3 @@
+from ringfence.cli.entry import main
+
+main()

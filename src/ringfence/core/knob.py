@@ -1,0 +1,121 @@
+"""The knob contract.
+
+A knob is one resource that can be read and changed on a running VM. It is a module of plain generators and pure
+functions gathered in one object with the shape of `Knob`. Its life:
+
+    observe   steps that only read; one `Part` for each instance (one per disk, one for the memory, ...)
+    check     pure: is this wanted value possible? raises UsageError or TenantError, before anything is changed
+    changes   pure: the exact requests that would be sent, in order (the dry run prints these)
+    apply     steps that send those requests, wait for what became of them, and give one `Outcome`
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from typing import Any, NamedTuple, Protocol, TypeAlias
+
+from ringfence.core.requests import Agent, Qmp, Steps
+
+Value: TypeAlias = int | str
+
+
+class Verdict(StrEnum):
+    """What became of a change."""
+
+    APPLIED = "applied"
+    PARTIAL = "partial"
+    REFUSED = "refused"
+    NEEDS_REBOOT = "needs-reboot"
+    UNSUPPORTED = "unsupported"
+    FAILED = "failed"
+    NOT_ATTEMPTED = "not attempted"
+
+
+class Row(NamedTuple):
+    """What one key means. From these rows come the CLI's keys, the JSON and the table in the docs.
+
+    :param key: dotted, with `<disk>` where an instance is named.
+    :param unit: one of `ringfence.units`' kinds.
+    :param mechanism: QEMU's name for what does it.
+    :param lifts: whether `unlimited` is a value of it.
+    :param main: shown by default; the others only when set, or on request.
+    """
+
+    key: str
+    unit: str
+    mechanism: str
+    help: str
+    lifts: bool = False
+    main: bool = True
+
+
+class Observation(NamedTuple):
+    """What a key is now.
+
+    :param target: what was asked of QEMU; None is unlimited or unset.
+    :param actual: what is so; None is unlimited, unset, or unknown (then `unavailable` or `notes` says why).
+    :param unavailable: why it cannot be changed, and with which option it could; empty when it can.
+    """
+
+    row: Row
+    key: str
+    target: Value | None
+    actual: Value | None
+    minimum: int | None = None
+    maximum: int | None = None
+    unavailable: str = ""
+    notes: tuple[str, ...] = ()
+
+
+class Part(NamedTuple):
+    """One instance of a knob on one VM: its observations, and the knob's own state behind them.
+
+    :param name: canonical name of the instance, empty where there is only one (`vda`).
+    :param aliases: every other name the user may call it by.
+    """
+
+    name: str
+    aliases: tuple[str, ...]
+    observations: tuple[Observation, ...]
+    state: Any
+
+
+class Outcome(NamedTuple):
+    """What became of one part's changes.
+
+    :param after: the part as read back from QEMU after the change.
+    :param actual: what each wanted key is now, by leaf.
+    :param by: who refused, when somebody did: `QEMU`, `guest`, `ringfence`.
+    :param detail: the reason, one sentence; empty when all is as asked.
+    """
+
+    verdict: Verdict
+    after: Part
+    actual: Mapping[str, Value | None]
+    by: str = ""
+    detail: str = ""
+    notes: tuple[str, ...] = ()
+
+
+Wants: TypeAlias = Mapping[str, Value | None]
+"""Leaf of a key (`iops.burst`, `target`) to the wanted value; None lifts the limit."""
+
+
+class Knob(Protocol):
+    """The shape of a knob; `ringfence.knobs.registry` lists them all."""
+
+    prefix: str
+    rows: Sequence[Row]
+
+    def observe(self) -> Steps[tuple[Part, ...]]:
+        """Read every instance. Sends nothing that changes the VM."""
+
+    def check(self, part: Part, wants: Wants, *, force: bool) -> None:
+        """Raise UsageError or TenantError when `wants` cannot be; `force` skips what protects the guest only."""
+
+    def changes(self, part: Part, wants: Wants) -> list[Qmp | Agent]:
+        """The requests that `apply` sends to change the VM; empty when it already is as wanted."""
+
+    def apply(self, part: Part, wants: Wants, *, timeout_s: float) -> Steps[Outcome]:
+        """Send `changes`, see what became of them, read back."""

@@ -1,0 +1,80 @@
+"""Requests as data: what a knob yields, and what it is sent back.
+
+A knob's steps are a plain generator. It yields one request, or a list of requests that may be sent without
+waiting for each other, and is sent the answer, or the list of answers in the same order. An error is thrown
+into the generator at the `yield`. Nothing here does I/O; `ringfence.engine.driver` runs it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from typing import Any, NamedTuple, TypeAlias, TypeVar
+
+
+class Qmp(NamedTuple):
+    """A QMP command. Answer: what stands in its `return`. Throws MonitorError."""
+
+    command: str
+    arguments: Mapping[str, object] = {}
+
+    def wire(self) -> dict[str, object]:
+        """The command as QEMU's documentation writes it."""
+        if self.arguments:
+            return {"execute": self.command, "arguments": dict(self.arguments)}
+        return {"execute": self.command}
+
+
+class Agent(NamedTuple):
+    """A guest agent command. Answer: what stands in its `return`. Throws GuestError."""
+
+    agent_command: str
+    arguments: Mapping[str, object] = {}
+    timeout_s: float = 5.0
+
+    def wire(self) -> dict[str, object]:
+        """The command as the agent's documentation writes it."""
+        if self.arguments:
+            return {"execute": self.agent_command, "arguments": dict(self.arguments)}
+        return {"execute": self.agent_command}
+
+
+class Wait(NamedTuple):
+    """Wait for one of `events`, at most `timeout_s`. Answer: the event (`{"event", "data", ...}`) or None.
+
+    Events that arrived since the steps began, and were not yet waited for, count.
+    """
+
+    events: tuple[str, ...]
+    timeout_s: float
+
+
+class Clock(NamedTuple):
+    """Answer: monotonic seconds, as a float; only differences mean something."""
+
+    of: str = "monotonic"
+
+
+class WallClock(NamedTuple):
+    """Answer: seconds since 1970, to compare with the times QEMU reports."""
+
+    of: str = "wall"
+
+
+class HostRss(NamedTuple):
+    """Answer: bytes of the VM's process that lie in the host's memory, or None when that cannot be read."""
+
+    of: str = "rss"
+
+
+class Progress(NamedTuple):
+    """How far a long step is. Answer: None. `done` of `total`, in `unit` (see `ringfence.units`)."""
+
+    text: str
+    done: int
+    total: int
+    unit: str
+
+
+Request: TypeAlias = Qmp | Agent | Wait | Clock | WallClock | HostRss | Progress
+T = TypeVar("T")
+Steps: TypeAlias = Generator[Request | list[Qmp], Any, T]

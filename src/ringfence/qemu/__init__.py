@@ -1,0 +1,1 @@
+"""The edge to QEMU: discovery, the QMP session, the human monitor, the guest agent, starting a VM."""
