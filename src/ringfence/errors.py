@@ -99,9 +99,7 @@ class HostError(RingfenceError):
 
     exit_code = 5
 
-    def __init__(
-        self, message: str, *, path: str = "", errno: int = 0, hint: str = "", state: str = ""
-    ) -> None:
+    def __init__(self, message: str, *, path: str = "", errno: int = 0, hint: str = "", state: str = "") -> None:
         super().__init__(message, hint=hint, state=state)
         self.path = path
         self.errno = errno
