@@ -32,7 +32,9 @@ def _build(arguments: list[str]) -> int:
     def _program() -> None:
         """Fence in running QEMU virtual machines: see their limits, change them live, prove that they hold."""
 
-    completing = any(name.startswith("_RINGFENCE_COMPLETE") or name == "_TYPER_COMPLETE_ARGS" for name in os.environ)
+    completing = any(
+        name.startswith("_RINGFENCE_COMPLETE") or name == "_TYPER_COMPLETE_ARGS" for name in os.environ
+    )
     wanted = arguments[0] if arguments and arguments[0] in VERBS and not completing else None
     for verb in (wanted,) if wanted else VERBS:
         importlib.import_module(f"ringfence.cli.{verb}").register(app)
