@@ -51,11 +51,11 @@ def _build(arguments: list[str]) -> int:
 
 def report(error: Exception) -> int:
     """Print a RingfenceError as people read it, on standard error; returns its exit code."""
-    print(f"error: {error}", file=sys.stderr)  # noqa: T201
+    print(f"error: {error}", file=sys.stderr)
     for label in ("state", "hint"):
         text = getattr(error, label, "")
         if text:
-            print(f"{label}: {text}", file=sys.stderr)  # noqa: T201
+            print(f"{label}: {text}", file=sys.stderr)
     return int(getattr(error, "exit_code", 1))
 
 

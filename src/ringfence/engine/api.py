@@ -1,10 +1,10 @@
 """The Python API: hosts, VMs, knobs.
 
-    async with ringfence.connect() as host:
-        vm = await host.vm("web1")
-        for observation in await vm.show():
-            print(observation.key, observation.actual)
-        results = await vm.set({"memory.target": "2GiB", "disk.vda.iops": 100})
+async with ringfence.connect() as host:
+    vm = await host.vm("web1")
+    for observation in await vm.show():
+        print(observation.key, observation.actual)
+    results = await vm.set({"memory.target": "2GiB", "disk.vda.iops": 100})
 """
 
 from __future__ import annotations
