@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 from ringfence import units
@@ -29,6 +30,7 @@ def rows() -> tuple[Row, ...]:
     return tuple(row for knob in KNOBS for row in knob.rows)
 
 
+@lru_cache(maxsize=4096)
 def parse_key(text: str) -> Key:
     """Take a key apart. Instance names may hold dots: the longest leaf that fits is the key's end.
 
