@@ -32,7 +32,9 @@ def _build(arguments: list[str]) -> int:
     def _program() -> None:
         """Fence in running QEMU virtual machines: see their limits, change them live, prove that they hold."""
 
-    completing = any(name.startswith("_RINGFENCE_COMPLETE") or name == "_TYPER_COMPLETE_ARGS" for name in os.environ)
+    completing = any(
+        name.startswith("_RINGFENCE_COMPLETE") or name == "_TYPER_COMPLETE_ARGS" for name in os.environ
+    )
     wanted = arguments[0] if arguments and arguments[0] in VERBS and not completing else None
     for verb in (wanted,) if wanted else VERBS:
         importlib.import_module(f"ringfence.cli.{verb}").register(app)
@@ -49,11 +51,11 @@ def _build(arguments: list[str]) -> int:
 
 def report(error: Exception) -> int:
     """Print a RingfenceError as people read it, on standard error; returns its exit code."""
-    print(f"error: {error}", file=sys.stderr)  # noqa: T201
+    print(f"error: {error}", file=sys.stderr)
     for label in ("state", "hint"):
         text = getattr(error, label, "")
         if text:
-            print(f"{label}: {text}", file=sys.stderr)  # noqa: T201
+            print(f"{label}: {text}", file=sys.stderr)
     return int(getattr(error, "exit_code", 1))
 
 

@@ -11,7 +11,7 @@ functions gathered in one object with the shape of `Knob`. Its life:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
@@ -106,7 +106,9 @@ class Knob(Protocol):
     """The shape of a knob; `ringfence.knobs.registry` lists them all."""
 
     prefix: str
-    rows: Sequence[Row]
+    rows: tuple[Row, ...]
+    events: tuple[str, ...]
+    """QEMU's events that `apply` waits for; the driver listens from before its first request."""
 
     def observe(self) -> Steps[tuple[Part, ...]]:
         """Read every instance. Sends nothing that changes the VM."""
@@ -117,5 +119,5 @@ class Knob(Protocol):
     def changes(self, part: Part, wants: Wants) -> list[Qmp | Agent]:
         """The requests that `apply` sends to change the VM; empty when it already is as wanted."""
 
-    def apply(self, part: Part, wants: Wants, *, timeout_s: float) -> Steps[Outcome]:
+    def apply(self, part: Part, wants: Wants, *, timeout_s: float, force: bool) -> Steps[Outcome]:
         """Send `changes`, see what became of them, read back."""

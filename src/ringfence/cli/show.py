@@ -1,0 +1,100 @@
+"""`ringfence show VM`: every knob, now, its range, its mechanism, or why it is not available."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ringfence import units
+from ringfence.cli import target
+from ringfence.cli.output import Format, console, emit
+
+if TYPE_CHECKING:
+    from ringfence.core.knob import Observation, Part, Value
+    from ringfence.core.model import Vm
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command(name="show")(show)
+
+
+def show(
+    vm: Annotated[str | None, typer.Argument(metavar="VM", help=target.VM_HELP)] = None,
+    qmp: Annotated[str | None, typer.Option("--qmp", help=target.QMP_HELP)] = None,
+    every: Annotated[bool, typer.Option("--all", "-a", help="also limits that are not set")] = False,
+    output: Annotated[Format, typer.Option("-o", "--output", help="how to print")] = Format.TABLE,
+) -> None:
+    """Every knob of a VM: what it is now, its range, and what does it, or why it is not available."""
+    info = target.find(vm, qmp)
+    parts = asyncio.run(_read(info))
+    data = {
+        "vm": info.name,
+        "pid": info.pid,
+        "knobs": [as_data(o) | {"aliases": list(part.aliases)} for part in parts for o in part.observations],
+    }
+    emit(data, output, lambda: _render(parts, every=every))
+
+
+async def _read(vm: Vm) -> list[Part]:
+    from ringfence.engine.api import open_vm
+
+    async with await open_vm(vm) as opened:
+        return [part for _, parts in await opened.parts() for part in parts]
+
+
+def as_data(observation: Observation) -> dict[str, object]:
+    """One observation as plain data, for JSON and YAML; null is unlimited or unknown."""
+    row = observation.row
+    return {
+        "key": observation.key,
+        "target": observation.target,
+        "actual": observation.actual,
+        "unit": row.unit,
+        "minimum": observation.minimum,
+        "maximum": observation.maximum,
+        "mechanism": row.mechanism,
+        "help": row.help,
+        "unavailable": observation.unavailable or None,
+        "notes": list(observation.notes),
+    }
+
+
+def _now(observation: Observation) -> str:
+    if observation.actual is None:
+        return "unlimited" if observation.row.lifts else "unknown"
+    return units.format_value(observation.row.unit, observation.actual)
+
+
+def _range(observation: Observation) -> str:
+    def text(value: Value | None) -> str:
+        return "" if value is None else units.format_value(observation.row.unit, value)
+
+    low, high = observation.minimum, observation.maximum
+    if observation.row.lifts:
+        return "from " + text(low) if low is not None else "a name"
+    return f"{text(low) or '?'} to {text(high) or '?'}"
+
+
+def _render(parts: Sequence[Part], *, every: bool) -> None:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("KNOB", "NOW", "RANGE", "BY", "NOTES"):
+        table.add_column(column, overflow="fold")
+    for part in parts:
+        others = [name for name in part.aliases if not name.startswith("/")]
+        for index, o in enumerate(part.observations):
+            if not (every or o.row.main or o.actual is not None):
+                continue
+            notes = [o.unavailable] if o.unavailable else list(o.notes)
+            if index == 0 and others:
+                notes.insert(0, f"also {', '.join(others)}")
+            span = "not available" if o.unavailable else _range(o)
+            table.add_row(o.key, _now(o), span, o.row.mechanism, "\n".join(notes))
+    console().print(table)
+    if not every:
+        console(stderr=True).print("[dim]unset limits are left out: --all shows every key[/dim]")

@@ -1,0 +1,120 @@
+"""The Python API: hosts, VMs, knobs.
+
+async with ringfence.connect() as host:
+    vm = await host.vm("web1")
+    for observation in await vm.show():
+        print(observation.key, observation.actual)
+    results = await vm.set({"memory.target": "2GiB", "disk.vda.iops": 100})
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import TracebackType
+
+from ringfence.core.knob import Observation, Part
+from ringfence.core.model import Vm
+from ringfence.engine import changes
+from ringfence.engine.changes import Result, Step
+from ringfence.engine.doors import open_session
+from ringfence.engine.driver import Edges, ProgressCallback, no_progress, run
+from ringfence.knobs import registry
+
+DEFAULT_TIMEOUT_S = 60.0
+"""A guest of some GiB gives back half its memory in a few seconds; a minute without an end is a stuck guest."""
+
+
+class OpenVm:
+    """A VM with an open monitor. Nothing is changed by opening or closing it."""
+
+    def __init__(self, info: Vm, edges: Edges) -> None:
+        self.info = info
+        self.edges = edges
+
+    async def parts(self) -> list[tuple[str, tuple[Part, ...]]]:
+        """Every knob's parts, by the knob's prefix.
+
+        :raise MonitorError: QEMU went away or does not answer.
+        """
+        return [(knob.prefix, await run(knob.observe(), self.edges)) for knob in registry.KNOBS]
+
+    async def show(self) -> list[Observation]:
+        """Every key of this VM: now, range, mechanism, or why it is not available."""
+        return [o for _, parts in await self.parts() for part in parts for o in part.observations]
+
+    async def plan(self, values: Mapping[str, str | int | float | None], *, force: bool = False) -> list[Step]:
+        """Check values and work out the exact requests. Changes nothing; see `changes.plan` for errors."""
+        return await changes.plan(self.edges, values, force=force)
+
+    async def set(
+        self,
+        values: Mapping[str, str | int | float | None],
+        *,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        force: bool = False,
+        progress: ProgressCallback = no_progress,
+    ) -> list[Result]:
+        """Set several keys, all checked before the first is changed; one Result a key, in order of change.
+
+        :raise UsageError: something is wrong with a key or value; nothing was changed.
+        :raise TenantError: this VM cannot do it as it was started; nothing was changed.
+        """
+        steps = await self.plan(values, force=force)
+        return await changes.apply(self.edges, steps, timeout_s=timeout_s, force=force, progress=progress)
+
+    async def close(self) -> None:
+        """Release the monitor and the agent; limits stay."""
+        await self.edges.close()
+
+    async def __aenter__(self) -> OpenVm:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+
+async def open_vm(info: Vm) -> OpenVm:
+    """Open the first of the VM's QMP sockets that greets; see `doors.open_session` for errors."""
+    session = await open_session(info)
+    return OpenVm(info, Edges(session, info.agent, info.pid))
+
+
+class Host:
+    """This host's VMs. Closing it releases every VM opened through it."""
+
+    def __init__(self) -> None:
+        self._open: list[OpenVm] = []
+
+    def vms(self) -> list[Vm]:
+        """Every QEMU process that this user may see."""
+        from ringfence.qemu.discovery import find_vms
+
+        return find_vms()
+
+    async def vm(self, selector: str) -> OpenVm:
+        """Open a VM by name, UUID or pid.
+
+        :raise UsageError: nobody, or more than one, is called so.
+        :raise MonitorError: it cannot be talked to.
+        """
+        from ringfence.qemu.discovery import find_vm
+
+        opened = await open_vm(find_vm(selector))
+        self._open.append(opened)
+        return opened
+
+    async def __aenter__(self) -> Host:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        while self._open:
+            await self._open.pop().close()
+
+
+def connect() -> Host:
+    """This host, as an async context manager."""
+    return Host()

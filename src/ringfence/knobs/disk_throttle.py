@@ -1,0 +1,145 @@
+"""The knob `disk.<disk>.*`: a disk's limits, by `block_set_io_throttle`.
+
+QEMU's command replaces every limit of a disk, and of every disk in the same throttle group: so all limits are
+read, the wanted ones laid over them, and all written back with the group carried along.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from ringfence.core.knob import Observation, Outcome, Part, Row, Value, Verdict, Wants
+from ringfence.core.requests import Agent, Qmp, Steps
+from ringfence.errors import MonitorRefusedError, TenantError, UsageError
+from ringfence.knobs import disk_limits, disk_names
+from ringfence.knobs.disk_limits import FIELDS, RATES, Limits
+
+
+class State(NamedTuple):
+    """What QEMU holds for one disk.
+
+    :param group: its throttle group, empty while it has no limit.
+    :param members: names of the other disks in that group.
+    :param disks: every disk of the VM.
+    """
+
+    disk: disk_names.Disk
+    limits: Limits
+    group: str
+    members: tuple[str, ...]
+    disks: tuple[disk_names.Disk, ...]
+
+
+class DiskThrottle:
+    """See the module."""
+
+    prefix = "disk"
+    rows: tuple[Row, ...] = disk_limits.ROWS
+    events: tuple[str, ...] = ()
+
+    def observe(self) -> Steps[tuple[Part, ...]]:
+        """Read every disk; one Part each."""
+        disks = yield from disk_names.observe()
+        return tuple(_part(disk, disks) for disk in disks)
+
+    def check(self, part: Part, wants: Wants, *, force: bool) -> None:
+        """Raise UsageError for what QEMU would refuse, TenantError for an empty drive; `force` is no matter."""
+        if part.observations[0].unavailable:
+            raise TenantError(f"disk {part.name}: {part.observations[0].unavailable}")
+        for leaf, value in wants.items():
+            disk_limits.check_value(part.name, leaf, value)
+        limits, _ = _wanted(part, wants)
+        disk_limits.check_together(part.name, limits)
+        if wants.get("group") and not any(limits[field] for field in RATES.values()):
+            raise UsageError(
+                f"disk {part.name} cannot join group {wants['group']!r} without a limit: QEMU forgets it",
+                hint=f"set a limit with it: disk.{part.name}.iops=500 disk.{part.name}.group={wants['group']}",
+            )
+
+    def changes(self, part: Part, wants: Wants) -> list[Qmp | Agent]:
+        """One `block_set_io_throttle` with all limits, or nothing when QEMU holds them already."""
+        limits, group = _wanted(part, wants)
+        if limits == part.state.limits and group == part.state.group:
+            return []
+        arguments: dict[str, object] = {"id": part.state.disk.qdev}
+        arguments.update((field, limits[field]) for field in RATES.values())
+        arguments.update((field, limits[field]) for field in FIELDS.values() if limits[field])
+        if group:
+            arguments["group"] = group
+        return [Qmp("block_set_io_throttle", arguments)]
+
+    def apply(self, part: Part, wants: Wants, *, timeout_s: float, force: bool) -> Steps[Outcome]:
+        """Write, and read back in the same breath: QEMU takes all limits at once or none."""
+        write = [change for change in self.changes(part, wants) if isinstance(change, Qmp)]
+        if not write:
+            return Outcome(Verdict.APPLIED, part, _leaves(part, wants), notes=("already so",))
+        try:
+            *_, blocks = yield [*write, Qmp("query-block")]
+        except MonitorRefusedError as refusal:
+            return Outcome(Verdict.REFUSED, part, _leaves(part, wants), by="QEMU", detail=refusal.message)
+        inserted = {block.get("qdev"): block.get("inserted") or {} for block in blocks}
+        disks = tuple(disk._replace(inserted=inserted.get(disk.qdev, {})) for disk in part.state.disks)
+        after = next(_part(disk, disks) for disk in disks if disk.qdev == part.state.disk.qdev)
+        limits, _ = _wanted(part, wants)
+        actual = _leaves(after, wants)
+        if after.state.limits != limits:
+            detail = "QEMU accepted the command and holds other limits: another client may be setting them too"
+            return Outcome(Verdict.FAILED, after, actual, by="QEMU", detail=detail)
+        return Outcome(Verdict.APPLIED, after, actual, notes=_shared_note(after))
+
+
+def _part(disk: disk_names.Disk, disks: tuple[disk_names.Disk, ...]) -> Part:
+    group = disk.inserted.get("group", "")
+    members = tuple(o.name for o in disks if group and o.qdev != disk.qdev and o.inserted.get("group") == group)
+    state = State(disk, disk_limits.read(disk.inserted), group, members, disks)
+    unavailable = "" if disk.inserted else "no medium in the drive, so there is nothing to limit"
+    notes = (f"shares group {group!r} with {', '.join(members)}",) if members else ()
+    observations = tuple(_observation(row, state, unavailable, notes) for row in disk_limits.ROWS)
+    return Part(disk.name, disk.aliases, observations, state)
+
+
+def _observation(row: Row, state: State, unavailable: str, notes: tuple[str, ...]) -> Observation:
+    leaf = row.key.removeprefix("disk.<disk>.")
+    now = _leaf(state, leaf)
+    key = f"disk.{state.disk.name}.{leaf}"
+    if leaf == "group":
+        return Observation(row, key, now, now, unavailable=unavailable, notes=notes)
+    return Observation(row, key, now, now, 1, disk_limits.LIMIT_MAX, unavailable, notes if now else ())
+
+
+def _leaf(state: State, leaf: str) -> Value | None:
+    if leaf == "group":
+        return state.group if state.members else None
+    return state.limits[FIELDS[leaf]] or None
+
+
+def _leaves(part: Part, wants: Wants) -> dict[str, Value | None]:
+    return {leaf: part.state.group or None if leaf == "group" else _leaf(part.state, leaf) for leaf in wants}
+
+
+def _wanted(part: Part, wants: Wants) -> tuple[dict[str, int], str]:
+    """All limits and the group that `wants` come to.
+
+    Who joins a group that has limits, takes them over: QEMU would give the joiner's numbers to every member.
+    """
+    state: State = part.state
+    group, base = state.group, state.limits
+    if "group" in wants and wants["group"] is None:
+        # QEMU has no command for leaving: moving to a group of one's own is how it is done.
+        group = f"ringfence-{part.name}" if state.members else state.group
+    elif wants.get("group") and wants["group"] != state.group:
+        group = str(wants["group"])
+        base = next(
+            (disk_limits.read(disk.inserted) for disk in state.disks if disk.inserted.get("group") == group), base
+        )
+    limits = disk_limits.lay_over(base, wants)
+    if not any(limits[field] for field in RATES.values()):
+        group = ""
+    return limits, group
+
+
+def _shared_note(after: Part) -> tuple[str, ...]:
+    state: State = after.state
+    if not state.members:
+        return ()
+    return (f"group {state.group!r}: the same limits now hold for {', '.join(state.members)} together with it",)

@@ -1,0 +1,299 @@
+"""The knob `memory.target`: how much memory a guest may use, by its balloon.
+
+QEMU's `balloon` only notes a target. The guest's driver moves towards it page by page, or does not: so the
+target is watched until it is met, stands still, or the deadline passes, and what was reached is what counts.
+Sources: QEMU qapi/machine.json (balloon, query-balloon, BALLOON_CHANGE), docs/interop/virtio-balloon-stats.rst.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from ringfence import units
+from ringfence.core.knob import Observation, Outcome, Part, Row, Verdict, Wants
+from ringfence.core.requests import Agent, Clock, HostRss, Progress, Qmp, Steps, Wait, WallClock
+from ringfence.errors import TenantError, UsageError
+
+PAGE_BYTES = 4096
+UNKNOWN_STAT = 2**64 - 1
+GUEST_RESERVE_BYTES = 32 * units.MIB
+"""Left to a guest above what it cannot give up: below this the lab's guests began to kill processes."""
+STANDSTILL_S = 5.0
+"""QEMU reports a moving balloon at least once a second; five times that without a move is a standstill."""
+_NOTICED_MOVE_BYTES = units.MIB
+_POLL_S = 0.1
+_STATS_INTERVAL_S = 1
+
+ROWS = (
+    Row(
+        key="memory.target",
+        unit=units.BYTES,
+        mechanism="virtio-balloon",
+        help="memory the guest may use; its maximum is what QEMU was started with (-m)",
+    ),
+)
+NO_DEVICE = (
+    "started without a balloon device: add -device virtio-balloon-pci,deflate-on-oom=on,free-page-reporting=on"
+)
+
+
+class Stats(NamedTuple):
+    """What the guest's driver last said of its memory; None where it said nothing.
+
+    :param age_s: seconds since then; None when it never said anything.
+    """
+
+    available_bytes: int | None
+    total_bytes: int | None
+    age_s: float | None
+
+
+class State(NamedTuple):
+    """:param path: QOM path of the balloon device, empty without one.
+    :param size_bytes: boot memory and plugged DIMMs, which is the balloon's largest target.
+    :param poll_s: how often the guest reports statistics; 0 is never.
+    :param runstate: QEMU's word, such as `running` or `paused`.
+    """
+
+    path: str
+    size_bytes: int
+    actual_bytes: int
+    poll_s: int
+    stats: Stats
+    runstate: str
+
+
+class MemoryTarget:
+    """See the module."""
+
+    prefix = "memory"
+    rows: tuple[Row, ...] = ROWS
+    events: tuple[str, ...] = ("BALLOON_CHANGE",)
+
+    def observe(self) -> Steps[tuple[Part, ...]]:
+        """Read the balloon and the guest's statistics; one Part."""
+        named, anonymous, summary, status = yield [
+            Qmp("qom-list", {"path": "/machine/peripheral"}),
+            Qmp("qom-list", {"path": "/machine/peripheral-anon"}),
+            Qmp("query-memory-size-summary"),
+            Qmp("query-status"),
+        ]
+        size = summary["base-memory"] + summary.get("plugged-memory", 0)
+        path = _balloon_path("/machine/peripheral", named) or _balloon_path("/machine/peripheral-anon", anonymous)
+        if not path:
+            state = State("", size, size, 0, Stats(None, None, None), status["status"])
+            return (_part(state, {}),)
+        options = {entry["name"] for entry in (yield Qmp("qom-list", {"path": path}))}
+        asked = sorted(options & {"deflate-on-oom", "free-page-reporting"})
+        balloon, poll_s, report, *answers = yield [
+            Qmp("query-balloon"),
+            _qom_get(path, "guest-stats-polling-interval"),
+            _qom_get(path, "guest-stats"),
+            *(_qom_get(path, name) for name in asked),
+        ]
+        now = yield WallClock()
+        state = State(path, size, balloon["actual"], poll_s, _stats(report, now), status["status"])
+        options_now = dict.fromkeys(("deflate-on-oom", "free-page-reporting")) | dict(
+            zip(asked, answers, strict=True)
+        )
+        return (_part(state, options_now),)
+
+    def check(self, part: Part, wants: Wants, *, force: bool) -> None:
+        """Raise UsageError out of range, TenantError without a balloon; `force` allows to press the guest."""
+        state: State = part.state
+        if part.observations[0].unavailable:
+            raise TenantError(
+                f"memory.target is not available: {part.observations[0].unavailable.split(':')[0]}",
+                hint=part.observations[0].unavailable.partition(": ")[2],
+            )
+        want = _want(wants)
+        size = units.format_bytes(state.size_bytes)
+        if want > state.size_bytes:
+            raise UsageError(
+                f"memory.target={units.format_bytes(want)} is above the VM's memory, {size}",
+                hint=f"at most {size}: more has to be plugged in first",
+            )
+        if want < PAGE_BYTES:
+            raise UsageError(f"memory.target={want} bytes is less than a page", hint="write a size such as 512MiB")
+        floor = floor_bytes(state)
+        if floor is not None and want < min(floor, state.actual_bytes) and not force:
+            raise _too_low(want, floor)
+
+    def changes(self, part: Part, wants: Wants) -> list[Qmp | Agent]:
+        """Statistics on while it is needed, the new target, statistics off again if they were."""
+        state: State = part.state
+        want = _want(wants)
+        if abs(state.actual_bytes - want) < PAGE_BYTES:
+            return []
+        balloon: list[Qmp | Agent] = [Qmp("balloon", {"value": want})]
+        if state.poll_s or want > state.actual_bytes:
+            return balloon
+        return [_set_polling(state.path, _STATS_INTERVAL_S), *balloon, _set_polling(state.path, 0)]
+
+    def apply(self, part: Part, wants: Wants, *, timeout_s: float, force: bool) -> Steps[Outcome]:
+        """Set the target, then watch the guest until it is there, stands still, or `timeout_s` is over.
+
+        A target that was not met is replaced by what was reached, so that the guest is not pressed on unseen.
+        """
+        state: State = part.state
+        want = _want(wants)
+        if not self.changes(part, wants):
+            return Outcome(Verdict.APPLIED, part, {"target": state.actual_bytes}, notes=("already so",))
+        if state.runstate != "running":
+            detail = f"the VM is {state.runstate}: its guest cannot move before it runs (`cont`)"
+            return Outcome(Verdict.REFUSED, part, {"target": state.actual_bytes}, by="guest", detail=detail)
+        watching = not state.poll_s and want < state.actual_bytes
+        if watching:
+            yield _set_polling(state.path, _STATS_INTERVAL_S)
+            state = yield from _first_stats(state)
+        floor = floor_bytes(state)
+        if watching and floor is not None and want < floor and not force:
+            yield _set_polling(state.path, 0)
+            error = _too_low(want, floor)
+            return Outcome(
+                Verdict.REFUSED, part, {"target": state.actual_bytes}, "ringfence", f"{error}; {error.hint}"
+            )
+        outcome = yield from _move(part, want, timeout_s)
+        if watching:
+            yield _set_polling(state.path, 0)
+        return outcome
+
+
+def floor_bytes(state: State) -> int | None:
+    """The lowest target the guest can meet without killing processes; None when it does not say."""
+    stats = state.stats
+    fresh_s = 3 * max(state.poll_s, _STATS_INTERVAL_S) + 2
+    if stats.available_bytes is None or stats.age_s is None or stats.age_s > fresh_s:
+        return None
+    return max(PAGE_BYTES, state.actual_bytes - stats.available_bytes + GUEST_RESERVE_BYTES)
+
+
+def _too_low(want: int, floor: int) -> UsageError:
+    return UsageError(
+        f"memory.target={units.format_bytes(want)} is less than the guest now uses: it would kill processes",
+        hint=f"at least {units.format_bytes(floor)} now; --force presses the guest all the same",
+    )
+
+
+def _want(wants: Wants) -> int:
+    return int(wants["target"] or 0)
+
+
+def _qom_get(path: str, name: str) -> Qmp:
+    return Qmp("qom-get", {"path": path, "property": name})
+
+
+def _set_polling(path: str, interval_s: int) -> Qmp:
+    return Qmp("qom-set", {"path": path, "property": "guest-stats-polling-interval", "value": interval_s})
+
+
+def _balloon_path(container: str, entries: list[dict[str, str]]) -> str:
+    """The balloon among the children of a QOM container: by type, as its name is the user's."""
+    return next((f"{container}/{e['name']}" for e in entries if e["type"].startswith("child<virtio-balloon")), "")
+
+
+def _stats(report: Mapping[str, Any], now_s: float) -> Stats:
+    """All ones is QEMU's word for a statistic the guest never gave."""
+    updated = report.get("last-update") or 0
+    if not updated:
+        return Stats(None, None, None)
+    numbers = {name: None if value == UNKNOWN_STAT else int(value) for name, value in report["stats"].items()}
+    available, total = numbers.get("stat-available-memory"), numbers.get("stat-total-memory")
+    return Stats(available, total, max(0.0, now_s - updated))
+
+
+def _part(state: State, options: Mapping[str, object]) -> Part:
+    row = ROWS[0]
+    if not state.path:
+        return Part("", (), (Observation(row, row.key, None, state.size_bytes, unavailable=NO_DEVICE),), state)
+    notes = [_stats_note(state.stats)]
+    for option, why in (
+        ("deflate-on-oom", "gives memory back before the guest kills processes"),
+        ("free-page-reporting", "memory the guest frees returns to the host by itself"),
+    ):
+        if not options.get(option):
+            notes.append(f"start the balloon with {option}=on: {why}")
+    floor = floor_bytes(state)
+    observation = Observation(
+        row, row.key, state.actual_bytes, state.actual_bytes, floor, state.size_bytes, notes=tuple(notes)
+    )
+    return Part("", (), (observation,), state)
+
+
+def _stats_note(stats: Stats) -> str:
+    if stats.age_s is None:
+        return "the guest has given no statistics"
+    available = "unknown" if stats.available_bytes is None else units.format_bytes(stats.available_bytes)
+    return f"available in the guest: {available}, {units.format_seconds(round(stats.age_s))} ago"
+
+
+def _first_stats(state: State) -> Steps[State]:
+    """Wait for the statistics just switched on: they come within two intervals, or there is no driver."""
+    start = yield Clock()
+    while True:
+        yield Wait((), _POLL_S)
+        report = yield _qom_get(state.path, "guest-stats")
+        wall, now = (yield WallClock()), (yield Clock())
+        stats = _stats(report, wall)
+        fresh = stats.age_s is not None and stats.age_s <= _STATS_INTERVAL_S
+        if fresh or now - start > 2.5 * _STATS_INTERVAL_S:
+            return state._replace(stats=stats, poll_s=_STATS_INTERVAL_S)
+
+
+class _Watch(NamedTuple):
+    """Where the balloon came to: `moved` tells whether the guest ever followed."""
+
+    actual_bytes: int
+    moved: bool
+    seconds: float
+    timed_out: bool
+
+
+def _watch(state: State, want: int, timeout_s: float) -> Steps[_Watch]:
+    start = yield Clock()
+    best, last_move, total = abs(state.actual_bytes - want), start, abs(state.actual_bytes - want)
+    while True:
+        yield Wait(("BALLOON_CHANGE",), _POLL_S)
+        actual = (yield Qmp("query-balloon"))["actual"]
+        now = yield Clock()
+        gap = abs(actual - want)
+        yield Progress("memory.target", total - min(gap, total), total, units.BYTES)
+        if gap < PAGE_BYTES:
+            return _Watch(actual, True, now - start, False)
+        if gap <= best - _NOTICED_MOVE_BYTES:
+            best, last_move = gap, now
+        timed_out = now - start > timeout_s
+        if timed_out or now - last_move > STANDSTILL_S:
+            return _Watch(actual, best < total, now - start, timed_out)
+
+
+def _move(part: Part, want: int, timeout_s: float) -> Steps[Outcome]:
+    state: State = part.state
+    rss_before = yield HostRss()
+    yield Qmp("balloon", {"value": want})
+    seen = yield from _watch(state, want, timeout_s)
+    rss_after = yield HostRss()
+    met = abs(seen.actual_bytes - want) < PAGE_BYTES
+    if not met:
+        yield Qmp("balloon", {"value": seen.actual_bytes})
+    after = _part(state._replace(actual_bytes=seen.actual_bytes), {"deflate-on-oom": 1, "free-page-reporting": 1})
+    actual = {"target": seen.actual_bytes}
+    notes: tuple[str, ...] = ()
+    if rss_before is not None and rss_after is not None:
+        notes = (f"host RSS {units.format_bytes(rss_before)} -> {units.format_bytes(rss_after)}",)
+    if met:
+        return Outcome(Verdict.APPLIED, after, actual, notes=notes)
+    how = f"in {units.format_seconds(round(seen.seconds, 1))}"
+    if seen.moved:
+        why = "the deadline passed" if seen.timed_out else f"it has stood still for {STANDSTILL_S:.0f} s"
+        detail = f"the guest came to {units.format_bytes(seen.actual_bytes)} {how} ({why}); that is its target now"
+        return Outcome(Verdict.PARTIAL, after, actual, by="guest", detail=detail, notes=notes)
+    never = state.stats.age_s is None
+    reason = (
+        "it has no balloon driver, or has not booted far enough to load it"
+        if never
+        else "its driver does not answer"
+    )
+    detail = f"QEMU accepted the target and nothing moved {how}: {reason}; the target is set back"
+    return Outcome(Verdict.REFUSED, after, actual, by="guest", detail=detail, notes=notes)

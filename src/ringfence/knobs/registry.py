@@ -1,0 +1,127 @@
+"""Every knob there is. CLI keys, JSON, completion and the docs' table are derived from this list."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+
+from ringfence import units
+from ringfence.core.knob import Knob, Part, Row, Value
+from ringfence.errors import UsageError
+from ringfence.knobs.disk_throttle import DiskThrottle
+from ringfence.knobs.memory import MemoryTarget
+from ringfence.knobs.vcpus import Vcpus
+
+KNOBS: tuple[Knob, ...] = (MemoryTarget(), Vcpus(), DiskThrottle())
+
+
+class Key(NamedTuple):
+    """A key taken apart: `disk.vda.iops.burst` is the disk knob, instance `vda`, leaf `iops.burst`."""
+
+    text: str
+    knob: Knob
+    instance: str
+    leaf: str
+    row: Row
+
+
+def rows() -> tuple[Row, ...]:
+    """The row of every key, in the order of the docs."""
+    return tuple(row for knob in KNOBS for row in knob.rows)
+
+
+@lru_cache(maxsize=4096)
+def parse_key(text: str) -> Key:
+    """Take a key apart. Instance names may hold dots: the longest leaf that fits is the key's end.
+
+    :raise UsageError: no such key; the hint names the nearest ones.
+    """
+    best: Key | None = None
+    for knob in KNOBS:
+        for row in knob.rows:
+            instance = _instance(text, row.key)
+            if instance is not None:
+                leaf = row.key.removeprefix(knob.prefix).removeprefix(".<disk>").removeprefix(".")
+                if best is None or len(leaf) > len(best.leaf):
+                    best = Key(text, knob, instance, leaf, row)
+    if best is None:
+        raise _unknown(text)
+    return best
+
+
+def _instance(text: str, pattern: str) -> str | None:
+    """The name standing at `<...>` of the pattern, empty where it has none; None when the text does not fit."""
+    if "<" not in pattern:
+        return "" if text == pattern else None
+    start, rest = pattern.split("<", 1)
+    end = rest.split(">", 1)[1]
+    fits = text.startswith(start) and text.endswith(end) and len(text) > len(start) + len(end)
+    return text[len(start) : len(text) - len(end)] if fits else None
+
+
+def _unknown(text: str) -> UsageError:
+    import difflib
+
+    known = [row.key for row in rows()]
+    shown = text
+    parts = text.split(".")
+    if parts[0] == "disk" and len(parts) > 2:
+        shown = ".".join(["disk", "<disk>", *parts[2:]])
+    near = difflib.get_close_matches(shown, known, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"known keys begin with {', '.join(_prefixes())}"
+    return UsageError(f"there is no knob {text!r}", hint=f"{hint} `ringfence show VM --all` lists every key")
+
+
+def _prefixes() -> list[str]:
+    return [knob.prefix for knob in KNOBS]
+
+
+def parse_value(key: Key, value: str | int | float | None) -> Value | None:
+    """A value as the user wrote it, or a number in the key's base unit; None lifts the limit.
+
+    :raise UsageError: not a value of the key's unit.
+    """
+    unit = key.row.unit
+    if value is None or (isinstance(value, str) and units.is_unlimited(value)):
+        if not key.row.lifts:
+            raise UsageError(f"{key.text} cannot be unlimited", hint="give a value")
+        return None
+    if unit == units.NAME:
+        return _name(key, str(value))
+    if isinstance(value, str):
+        try:
+            number = int(units.parse_seconds(value)) if unit == units.SECONDS else units.parse(unit, value)
+        except UsageError as error:
+            raise UsageError(f"{key.text}: {error.message}", hint=error.hint) from None
+        if unit == units.SECONDS and number != units.parse_seconds(value):
+            raise UsageError(f"{key.text}={value} is not a whole number of seconds", hint="write 10s")
+    else:
+        number = int(value)
+        if number != value or number < 0:
+            raise UsageError(f"{key.text}={value} is no whole number from 0 up", hint="give an integer")
+    return None if number == 0 and key.row.lifts else number
+
+
+def _name(key: Key, value: str) -> str:
+    if not value.strip():
+        raise UsageError(f"{key.text} needs a name", hint=f"or {key.text}=none to leave")
+    return value
+
+
+def pick(parts: tuple[Part, ...], key: Key) -> Part:
+    """The part that the key's instance names.
+
+    :raise UsageError: nobody, or more than one, is called so; the hint lists every name.
+    """
+    if not key.instance:
+        return parts[0]
+    found = [part for part in parts if key.instance == part.name or key.instance in part.aliases]
+    if len(found) == 1:
+        return found[0]
+    names = "; ".join(" = ".join((part.name, *part.aliases)) for part in (found or parts))
+    if found:
+        raise UsageError(
+            f"{key.instance!r} names {len(found)} {key.knob.prefix}s", hint=f"use another of their names: {names}"
+        )
+    hint = f"this VM has: {names}" if parts else f"this VM has no {key.knob.prefix}"
+    raise UsageError(f"there is no {key.knob.prefix} {key.instance!r}", hint=hint)

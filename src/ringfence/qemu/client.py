@@ -1,0 +1,47 @@
+"""The qemu.qmp client as this project needs it: no pretty-printing of what nobody logs, no endless history."""
+
+from __future__ import annotations
+
+import asyncio
+
+from qemu.qmp import EventListener, Message, QMPClient
+
+
+class Client(QMPClient):
+    """A `QMPClient` that leaves negotiation to its user.
+
+    The library checks the answer to `qmp_capabilities` with an `assert`, which `python -O` removes; sent through
+    `execute` it is checked like any other answer.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.negotiate = False
+        # The library's own listener keeps every event of the session, for ever.
+        self.events.event_filter = lambda _: False
+
+    def _cb_outbound(self, msg: Message) -> Message:
+        return _Line(msg, eager=False)
+
+    def _cb_inbound(self, msg: Message) -> Message:
+        return msg  # the library would format the message, indented, for a log that is off
+
+
+class Inbox(EventListener):
+    """Events not yet looked at; unlike its base it keeps no history."""
+
+    def __init__(self, names: frozenset[str]) -> None:
+        super().__init__(names)
+        self.waiting: asyncio.Queue[Message] = asyncio.Queue()
+
+    async def put(self, event: Message) -> None:
+        """Called by the client for each event."""
+        if self.accept(event):
+            self.waiting.put_nowait(event)
+
+
+class _Line(Message):
+    """A message that ends its line: QEMU needs no newline, a line-based server or recorder in between does."""
+
+    def __bytes__(self) -> bytes:
+        return super().__bytes__() + b"\n"

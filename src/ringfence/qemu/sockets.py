@@ -1,0 +1,94 @@
+"""Connecting to a monitor's or agent's socket without ever waiting for a full backlog.
+
+asyncio's own connectors are not used: they take EAGAIN from a unix socket, which means that the backlog is full,
+for a connection in progress, and hand out a socket that is not connected.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from typing import TYPE_CHECKING
+
+from ringfence.errors import MonitorBusyError, MonitorError, MonitorGoneError
+
+if TYPE_CHECKING:
+    from ringfence.core.model import Address
+
+BUSY_HINT = (
+    "A monitor serves one client at a time: close the other (libvirt, a shell, another tool), or start QEMU "
+    "with a second socket, such as -qmp unix:PATH,server=on,wait=off."
+)
+GONE_HINT = "See whether the QEMU process still runs, and whether it was started with this socket."
+
+_SUN_PATH_BYTES = 107  # struct sockaddr_un, less the closing NUL
+
+
+async def connect(address: Address) -> socket.socket:
+    """A connected, non-blocking socket.
+
+    A unix socket is connected at once or not at all. TCP may take as long as the network does: give it a deadline.
+
+    :raise BlockingIOError: the unix socket's backlog is full; nothing was queued.
+    :raise OSError: as connect(2) says; for TCP the error of the last address tried. Nothing is left open.
+    """
+    return _connect_unix(address.path) if address.path else await _connect_tcp(address.host, address.port)
+
+
+def _connect_unix(path: str) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        if len(os.fsencode(path)) <= _SUN_PATH_BYTES:
+            sock.connect(path)
+        else:
+            _connect_long_path(sock, path)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _connect_long_path(sock: socket.socket, path: str) -> None:
+    """QEMU may have been given a relative path whose absolute form does not fit into an address."""
+    folder, name = os.path.split(path)
+    handle = os.open(folder, os.O_PATH | os.O_DIRECTORY)
+    try:
+        sock.connect(f"/proc/self/fd/{handle}/{name}")
+    finally:
+        os.close(handle)
+
+
+async def _connect_tcp(host: str, port: int) -> socket.socket:
+    loop = asyncio.get_running_loop()
+    try:
+        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+    except socket.gaierror:
+        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    refused = OSError(f"no address for {host}")
+    for family, kind, protocol, _, target in found:
+        sock = socket.socket(family, kind | socket.SOCK_NONBLOCK, protocol)
+        try:
+            await loop.sock_connect(sock, target)
+        except OSError as error:
+            sock.close()
+            refused = error
+        except BaseException:
+            sock.close()
+            raise
+        else:
+            return sock
+    raise refused
+
+
+def monitor_error(address: Address, error: OSError) -> MonitorError:
+    """What a failed `connect` means when a monitor was expected there."""
+    if isinstance(error, BlockingIOError):
+        return MonitorBusyError(f"{address}: other clients are queued for this monitor already", hint=BUSY_HINT)
+    if isinstance(error, PermissionError):
+        return MonitorError(
+            f"{address}: permission denied",
+            hint="Run as the user that runs QEMU, or as root; connecting needs write permission on the socket.",
+        )
+    reason = error.strerror or str(error)
+    return MonitorGoneError(f"{address}: nobody listens there ({reason})", hint=GONE_HINT)

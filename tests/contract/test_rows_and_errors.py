@@ -1,0 +1,63 @@
+"""Every knob's row is complete, every error has its exit code and its place in the tree."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+
+from ringfence import errors, units
+from ringfence.core.knob import Row, Verdict
+from ringfence.engine import changes
+from ringfence.knobs import registry
+
+UNITS = {units.BYTES, units.BYTES_PER_S, units.IOPS, units.COUNT, units.SECONDS, units.NAME}
+
+
+@pytest.mark.parametrize("row", registry.rows(), ids=lambda row: row.key)
+def test_row(row: Row) -> None:
+    assert row.unit in UNITS
+    assert row.help
+    assert row.mechanism
+    assert registry.parse_key(row.key.replace("<disk>", "some.node-0")).row is row
+
+
+def test_keys_are_unique() -> None:
+    keys = [row.key for row in registry.rows()]
+    assert len(set(keys)) == len(keys)
+
+
+EXIT_CODES = {
+    "RingfenceError": 1,
+    "UsageError": 2,
+    "TenantError": 3,
+    "MonitorError": 4,
+    "MonitorBusyError": 4,
+    "MonitorGoneError": 4,
+    "MonitorTimeoutError": 4,
+    "MonitorProtocolError": 4,
+    "MonitorRefusedError": 4,
+    "HostError": 5,
+    "GuestError": 6,
+    "AgentAbsentError": 6,
+    "AgentRefusedError": 6,
+}
+
+
+def test_every_error_has_its_exit_code() -> None:
+    classes = {
+        name: cls.exit_code
+        for name, cls in inspect.getmembers(errors, inspect.isclass)
+        if issubclass(cls, errors.RingfenceError)
+    }
+    assert classes == EXIT_CODES
+
+
+def test_the_tree_is_drawn_in_the_docstring() -> None:
+    assert errors.__doc__ is not None
+    for name in EXIT_CODES:
+        assert name in errors.__doc__
+
+
+def test_every_verdict_has_an_exit_code() -> None:
+    assert set(changes._EXIT_CODES) == set(Verdict)

@@ -1,0 +1,218 @@
+"""vcpus: slots in order, one at a time, by what QEMU's list and the guest say."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ringfence.core.knob import Part, Verdict
+from ringfence.core.requests import Qmp
+from ringfence.errors import AgentAbsentError, MonitorRefusedError, TenantError, UsageError
+from ringfence.knobs.vcpus import Vcpus
+from ringfence.testing.script import Script
+
+KNOB = Vcpus()
+WANT = ""
+
+
+class FakeMachine:
+    """-smp `fixed`,maxcpus=4 with a guest that takes and gives CPUs, as recorded on QEMU 7.2."""
+
+    def __init__(
+        self, *, fixed: int = 1, agent: bool = True, onlines_itself: bool = False, lets_go: bool = True
+    ) -> None:
+        self.paths = [f"/machine/unattached/device[{n}]" if n < fixed else "" for n in range(4)]
+        self.online = [bool(path) for path in self.paths]
+        self.onlines_itself, self.lets_go = onlines_itself, lets_go
+        self.ejected: set[int] = set()
+        self.kvm = True
+        answers: dict[str, Any] = {
+            "query-hotpluggable-cpus": self.query,
+            "query-cpus-fast": lambda _: [{"thread-id": n} for n, path in enumerate(self.paths) if path],
+            "query-status": {"status": "running", "running": True},
+            "query-kvm": lambda _: {"enabled": self.kvm, "present": True},
+            "query-acpi-ospm-status": self.ospm,
+            "device_add": self.add,
+            "device_del": self.delete,
+        }
+        if agent:
+            answers |= {"guest-get-vcpus": self.get_vcpus, "guest-set-vcpus": self.set_vcpus}
+        self.script = Script(answers)
+
+    def query(self, _: object) -> list[dict[str, Any]]:
+        entries = []
+        for core, path in enumerate(self.paths):
+            props = {"core-id": core, "thread-id": 0, "socket-id": 0}
+            entries.append(
+                {"props": props, "vcpus-count": 1, "type": "max-x86_64-cpu"} | ({"qom-path": path} if path else {})
+            )
+        return entries[::-1]
+
+    def ospm(self, _: object) -> list[dict[str, Any]]:
+        return [
+            {"slot": str(n), "slot-type": "CPU", "source": 3 if n in self.ejected else 0, "status": 0}
+            for n in range(4)
+        ]
+
+    def add(self, arguments: Any) -> dict[str, Any]:
+        core = arguments["core-id"]
+        self.paths[core] = f"/machine/peripheral/{arguments['id']}"
+        self.online[core] = self.onlines_itself
+        info = {"device": arguments["id"], "source": 1, "status": 0, "slot": str(core), "slot-type": "CPU"}
+        self.script.events.append({"event": "ACPI_DEVICE_OST", "data": {"info": info}})
+        return {}
+
+    def delete(self, arguments: Any) -> dict[str, Any]:
+        core = self.paths.index(f"/machine/peripheral/{arguments['id']}")
+        status = 132
+        if self.lets_go:
+            self.paths[core], self.online[core] = "", False
+            self.ejected.add(core)
+        else:
+            status = 130
+        info = {"device": arguments["id"], "source": 3, "status": status, "slot": str(core), "slot-type": "CPU"}
+        self.script.events.append({"event": "ACPI_DEVICE_OST", "data": {"info": info}})
+        return {}
+
+    def get_vcpus(self, _: object) -> list[dict[str, Any]]:
+        return [{"logical-id": n, "online": self.online[n]} for n, path in enumerate(self.paths) if path]
+
+    def set_vcpus(self, arguments: Any) -> int:
+        for cpu in arguments["vcpus"]:
+            self.online[cpu["logical-id"]] = cpu["online"]
+        return len(arguments["vcpus"])
+
+    def part(self) -> Part:
+        return self.script.play(KNOB.observe())[0]
+
+    def set(self, want: int, *, force: bool = False) -> Any:
+        part = self.part()
+        KNOB.check(part, {WANT: want}, force=force)
+        return self.script.play(KNOB.apply(part, {WANT: want}, timeout_s=30, force=force))
+
+
+def test_growing_fills_the_first_free_slots_and_the_agent_brings_them_online() -> None:
+    machine = FakeMachine()
+    outcome = machine.set(3)
+    assert (outcome.verdict, outcome.actual) == (Verdict.APPLIED, {WANT: 3})
+    assert machine.online == [True, True, True, False]
+    added = [r.arguments["core-id"] for r in machine.script.changes() if isinstance(r, Qmp)]
+    assert added == [1, 2]
+
+
+def test_the_dry_run_is_what_is_sent() -> None:
+    machine = FakeMachine(onlines_itself=True)
+    planned = KNOB.changes(machine.part(), {WANT: 3})
+    machine.set(3)
+    assert machine.script.changes() == planned
+
+
+def test_props_are_copied_verbatim() -> None:
+    machine = FakeMachine()
+    (request,) = KNOB.changes(machine.part(), {WANT: 2})
+    assert request.arguments == {
+        "driver": "max-x86_64-cpu", "id": "ringfence-cpu-1-0-0", "core-id": 1, "thread-id": 0, "socket-id": 0,
+    }  # fmt: skip
+
+
+def test_without_an_agent_the_plug_is_applied_and_what_is_unknown_is_said() -> None:
+    outcome = FakeMachine(agent=False).set(2)
+    assert outcome.verdict is Verdict.APPLIED
+    assert "not known" in " ".join(outcome.notes)
+
+
+def test_a_guest_that_leaves_cpus_offline_is_partial() -> None:
+    machine = FakeMachine()
+    machine.script.answers["guest-set-vcpus"] = 0
+    outcome = machine.set(3)
+    assert (outcome.verdict, outcome.by, outcome.actual) == (Verdict.PARTIAL, "guest", {WANT: 1})
+
+
+def test_shrinking_takes_the_last_ones_first() -> None:
+    machine = FakeMachine(onlines_itself=True)
+    machine.set(4)
+    outcome = machine.set(2)
+    assert (outcome.verdict, outcome.actual) == (Verdict.APPLIED, {WANT: 2})
+    deleted = [
+        r.arguments["id"] for r in machine.script.changes() if isinstance(r, Qmp) and r.command == "device_del"
+    ]
+    assert deleted == ["ringfence-cpu-3-0-0", "ringfence-cpu-2-0-0"]
+
+
+def test_a_guest_that_refuses_ends_the_shrink_at_once() -> None:
+    machine = FakeMachine(onlines_itself=True)
+    machine.set(3)
+    machine.lets_go = False
+    outcome = machine.set(1)
+    assert (outcome.verdict, outcome.by) == (Verdict.REFUSED, "guest")
+    assert sum(1 for name in machine.script.commands() if name == "device_del") == 1
+
+
+def test_silence_is_a_refusal_within_the_deadline_that_names_what_may_still_happen() -> None:
+    machine = FakeMachine(onlines_itself=True)
+    machine.set(2)
+    machine.script.answers["device_del"] = {}
+    outcome = machine.set(1)
+    assert outcome.verdict is Verdict.REFUSED
+    assert "may still go later" in outcome.detail
+
+
+def test_a_refused_second_plug_is_partial() -> None:
+    machine = FakeMachine(onlines_itself=True)
+
+    def add(arguments: Any) -> dict[str, Any]:
+        if arguments["core-id"] == 2:
+            raise MonitorRefusedError("no room")
+        return machine.add(arguments)
+
+    machine.script.answers["device_add"] = add
+    outcome = machine.set(3)
+    assert (outcome.verdict, outcome.by, outcome.actual) == (Verdict.PARTIAL, "QEMU", {WANT: 2})
+
+
+@pytest.mark.parametrize(
+    ("fixed", "want", "words"),
+    [(1, 5, "maxcpus=5"), (1, 0, "at least one"), (3, 2, "cannot be unplugged")],
+)
+def test_out_of_range(fixed: int, want: int, words: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        FakeMachine(fixed=fixed).set(want)
+    assert words in f"{caught.value.message} {caught.value.hint}"
+
+
+def test_no_slots_by_design_says_how_to_start_the_vm() -> None:
+    with pytest.raises(TenantError) as caught:
+        FakeMachine(fixed=4).set(4)
+    assert "-smp 1,maxcpus=N" in caught.value.hint
+
+
+def test_a_machine_that_cannot_plug_is_not_available() -> None:
+    machine = FakeMachine()
+    machine.script.answers["query-hotpluggable-cpus"] = MonitorRefusedError("not supported")
+    assert "machine type" in machine.part().observations[0].unavailable
+
+
+def test_a_plug_after_an_unplug_without_kvm_needs_force() -> None:
+    machine = FakeMachine(onlines_itself=True)
+    machine.kvm = False
+    machine.set(2)
+    machine.set(1)
+    with pytest.raises(TenantError, match="crash at the next plug"):
+        machine.set(2)
+    assert machine.set(2, force=True).verdict is Verdict.APPLIED
+
+
+def test_an_unplug_with_a_shared_thread_needs_force() -> None:
+    machine = FakeMachine(onlines_itself=True)
+    machine.set(2)
+    machine.kvm = False
+    machine.script.answers["query-cpus-fast"] = [{"thread-id": 7}, {"thread-id": 7}]
+    with pytest.raises(TenantError, match="share one thread"):
+        machine.set(1)
+
+
+def test_the_agent_is_asked_for_what_the_guest_has() -> None:
+    machine = FakeMachine()
+    machine.script.answers["guest-get-vcpus"] = AgentAbsentError("gone")
+    assert machine.part().state.online is None
