@@ -10,18 +10,8 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from ringfence.qemu.hmp_text import HmpCommand
-
-
-class Candidate(NamedTuple):
-    """One way to go on.
-
-    :param text: what stands in the line afterwards, in place of the `length` characters before the cursor.
-    """
-
-    text: str
-    length: int
-    help: str = ""
+from ringfence.cli.monitor_complete import Candidate, matching
+from ringfence.qemu.hmp_help import HmpCommand
 
 
 class HmpVocabulary(NamedTuple):
@@ -54,13 +44,15 @@ _SOURCES = (
     NameSource("device_del", "device|id", "qom-list /machine/peripheral", r"^(\S+) \(child<"),
     NameSource("object_del", "id", "qom-list /objects", r"^(\S+) \(child<"),
     NameSource("netdev_del|set_link", "id|name", "info network", r"^ ?(?:\\ )?(\S+): index="),
-    NameSource("ringbuf_\\w+|chardev-\\S+", "device|id", "info chardev", r"^(\S+): filename="),
-    NameSource("device_add", r"driver\[.*", "device_add help", r'^name "([^"]+)"'),
+    NameSource(r"ringbuf_\w+|chardev-\S+", "device|id", "info chardev", r"^(\S+): filename="),
+    NameSource("device_add", r"driver\b.*", "device_add help", r'^name "([^"]+)"'),
     NameSource("migrate_set_capability", "capability", "info migrate_capabilities", r"^(\S+): (?:on|off)"),
     NameSource("migrate_set_parameter", "parameter", "info migrate_parameters", r"^([\w-]+): "),
 )
 _LITERALS = {("migrate_set_capability", "state"): ("on", "off")}
 _CHOICE = re.compile(r"[\w-]+(?:\|[\w-]+)+")
+_FLAG = re.compile(r"(?<=[\[| ])-\w\b")
+_FLAG_GROUP = re.compile(r"\[-\w\b[^\]]*\]")  # [-f], [-z|-l|-s], [-d display]
 
 
 class _Place(NamedTuple):
@@ -89,8 +81,7 @@ def complete(line: str, vocabulary: HmpVocabulary, names: Sequence[str] = ()) ->
     place = _place(line, vocabulary)
     if place is None:
         return []
-    choices = [*place.flags] if typed.startswith("-") else [*_choices(place), *names]
-    return [Candidate(text, len(typed)) for text in choices if text.startswith(typed)]
+    return matching(place.flags if typed.startswith("-") else (*_choices(place), *names), typed)
 
 
 def source(line: str, vocabulary: HmpVocabulary) -> NameSource | None:
@@ -149,9 +140,8 @@ def _place(line: str, vocabulary: HmpVocabulary) -> _Place | None:
     if command is None:
         return None
     given = before[len(command.name.split()) :]
-    wanted = [word.strip("[]") if word.count("[") == word.count("]") else word for word in command.arguments.split()]
-    flags = tuple(flag for word in wanted if word.startswith("-") for flag in word.split("|"))
-    positional = [word.lstrip("[").rstrip("]") for word in wanted if not word.startswith("-")]
+    flags = tuple(_FLAG.findall(command.arguments))
+    positional = [word.strip("[]") for word in _FLAG_GROUP.sub("", command.arguments).split()]
     index = sum(not word.startswith("-") for word in given)
     argument = positional[index] if index < len(positional) else ""
     return _Place(command.name, argument, flags, typed)

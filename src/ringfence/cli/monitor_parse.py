@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 from ringfence.errors import UsageError
@@ -56,25 +56,22 @@ def parse_qmp_words(words: Sequence[str]) -> QmpLine:
     return QmpLine(command, arguments)
 
 
-def group_words(arguments: Iterable[str]) -> Iterator[QmpLine]:
-    """Read a shell's arguments: each is a command, except that `key=value` belongs to the command before it.
+def join_words(arguments: Iterable[str]) -> list[str]:
+    """Lines for `parse_qmp` from a shell's arguments: each is a command, but `key=value` belongs to the one before.
 
-    :raise UsageError: as `parse_qmp`, or when the first argument is a `key=value`.
+    :raise UsageError: as `parse_qmp`, for any of them, or when the first argument is a `key=value`.
     """
-    words: list[str] = []
+    groups: list[tuple[str, list[str]]] = []
     for argument in arguments:
-        if _PAIR.match(argument):
-            words.append(argument)
-            continue
-        if words:
-            yield parse_qmp_words(words)
-            words = []
-        if argument.lstrip().startswith("{"):
-            yield _parse_object(argument)
+        if groups and _PAIR.match(argument):
+            groups[-1][1].append(argument)
         else:
-            words = split_words(argument)
-    if words:
-        yield parse_qmp_words(words)
+            groups.append((argument, []))
+    lines: list[str] = []
+    for command, pairs in groups:
+        parsed = parse_qmp_words(split_words(command) + pairs) if pairs else parse_qmp(command)
+        lines.append(json.dumps({"execute": parsed.command, "arguments": parsed.arguments}))
+    return lines
 
 
 def parse_value(text: str) -> Any:

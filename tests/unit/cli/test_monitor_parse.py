@@ -8,10 +8,10 @@ import pytest
 
 from ringfence.cli.monitor_parse import (
     QmpLine,
-    group_words,
     is_blank,
     is_quit,
     is_secret,
+    join_words,
     parse_qmp,
     parse_value,
     split_words,
@@ -119,12 +119,10 @@ def test_lines_that_cannot_be_read(line: str, said: str) -> None:
 
 
 def test_arguments_of_a_shell() -> None:
-    read = list(
-        group_words(
-            ["query-status", "device_add", "driver=a", 'x={"k": "v w"}', "stop", '{"execute": "cont"}', "q a=1"]
-        )
+    lines = join_words(
+        ["query-status", "device_add", "driver=a", 'x={"k": "v w"}', "stop", '{"execute": "cont"}', "q a=1"]
     )
-    assert read == [
+    assert [parse_qmp(line) for line in lines] == [
         QmpLine("query-status", {}),
         QmpLine("device_add", {"driver": "a", "x": {"k": "v w"}}),
         QmpLine("stop", {}),
@@ -133,9 +131,13 @@ def test_arguments_of_a_shell() -> None:
     ]
 
 
+def test_text_from_a_shell_needs_no_second_quotes() -> None:
+    assert [parse_qmp(line) for line in join_words(["a", "x=two words"])] == [QmpLine("a", {"x": "two words"})]
+
+
 def test_arguments_of_a_shell_begin_with_a_command() -> None:
     with pytest.raises(UsageError):
-        list(group_words(["a=1"]))
+        join_words(["a=1"])
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ringfence.qemu.hmp_text import HmpCommand, failed, parse_help
+from ringfence.qemu.hmp_help import HmpCommand, failed, parse_help
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 
