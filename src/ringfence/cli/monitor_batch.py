@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple, TextIO
 
 from ringfence.cli import monitor_parse
@@ -13,27 +14,35 @@ from ringfence.errors import MonitorGoneError, MonitorRefusedError, RingfenceErr
 if TYPE_CHECKING:
     from ringfence.cli.monitor_console import Console
 
-QUOTE_HINT = "each argument is a command of its own: quote a command that has arguments, such as 'info block'"
+_QUOTE_HINT = "each argument is a command of its own: quote a command that has arguments, such as 'info block'"
 
 
 class Line(NamedTuple):
     """One command.
 
     :param where: which of several it is, for messages: `line 3`, `command 2`; empty when it is the only one.
+    :param hint: what to say when it fails.
     """
 
     text: str
     where: str = ""
+    hint: str = ""
 
 
 async def from_arguments(console: Console, arguments: Sequence[str]) -> AsyncIterator[Line]:
     """Each argument is a command; in QMP mode a `key=value` belongs to the command before it.
 
-    :raise UsageError: an argument cannot be read as QMP; none was given out.
+    :raise UsageError: an argument cannot be meant so; none was given out.
     """
-    texts = monitor_parse.join_words(arguments) if console.mode == "QMP" else arguments
+    if console.mode == "QMP":
+        texts = monitor_parse.join_words(arguments)
+    else:
+        texts = list(arguments)
+        _check_quoted(texts)
     for number, text in enumerate(texts, start=1):
-        yield Line(text, f"command {number}" if len(texts) > 1 else "")
+        several = len(texts) > 1
+        unquoted = several and console.mode == "HMP" and " " not in text
+        yield Line(text, f"command {number}" if several else "", _QUOTE_HINT if unquoted else "")
 
 
 async def from_script(script: TextIO) -> AsyncIterator[Line]:
@@ -65,8 +74,8 @@ async def run_lines(
 ) -> int:
     """Have lines carried out in order; answers go to `out` as they come.
 
-    What QEMU says of a failed line of HMP goes to `err` as it stands, and then which line it was. The first failure
-    is the last line, unless `keep_going`; but when the way to QEMU fails, it always is.
+    What QEMU says of a failed line of HMP goes to `err` as it stands, and then which line it was. The first
+    failure is the last line, unless `keep_going`; but when the way to QEMU fails, it always is.
 
     :returns: 0, or the exit code of the first failure.
     :raise RingfenceError: the failure that ended it, where QEMU gave no text of its own.
@@ -91,10 +100,21 @@ async def run_lines(
         err(reply.text)
         if line.where:
             err(f"error: {line.where} failed: {line.text}\n")
+        if line.hint:
+            err(f"hint: {line.hint}\n")
         code = code or MonitorRefusedError.exit_code
         if not keep_going:
             break
     return code
+
+
+def _check_quoted(texts: Sequence[str]) -> None:
+    """Without this, `info block` unquoted prints all of `info`, and then that there is no command `block`."""
+    for text, following in pairwise(texts):
+        if text in ("info", "help") and " " not in following:
+            raise UsageError(
+                f"{text!r} and {following!r} are two commands here", hint=f"write '{text} {following}'"
+            )
 
 
 def _placed(error: RingfenceError, line: Line) -> RingfenceError:

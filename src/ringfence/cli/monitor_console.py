@@ -12,6 +12,7 @@ from ringfence.errors import UsageError
 from ringfence.qemu import hmp_help
 
 if TYPE_CHECKING:
+    from ringfence.cli.monitor_lookup import Lookup
     from ringfence.qemu.hmp import HmpSession
     from ringfence.qemu.session import Session
 
@@ -54,6 +55,9 @@ class Console(Protocol):
         :raise MonitorError: the way to QEMU failed; the console is closed.
         """
 
+    def lookup(self) -> Lookup:
+        """Help with the lines to run."""
+
     async def watch(self, show: Show) -> None:
         """Hand events to `show` as they arrive, those that wait together, until QEMU goes.
 
@@ -83,6 +87,12 @@ class QmpConsole:
             self._sent(monitor_format.as_wire(parsed.command, parsed.arguments))
         answer = await self.session.execute(parsed.command, parsed.arguments, timeout_s=_UNLIMITED_S)
         return Reply(monitor_format.as_json(answer))
+
+    def lookup(self) -> Lookup:
+        """See `Console.lookup`."""
+        from ringfence.cli.monitor_lookup import QmpLookup
+
+        return QmpLookup(self.session.schema)
 
     async def watch(self, show: Show) -> None:
         """See `Console.watch`."""
@@ -122,6 +132,12 @@ class HmpOverQmp:
             self._cpu_index = chosen
         return _reply(answer.replace("\r\n", "\n"))
 
+    def lookup(self) -> Lookup:
+        """See `Console.lookup`."""
+        from ringfence.cli.monitor_lookup import HmpLookup
+
+        return HmpLookup(self.session.hmp)
+
     async def watch(self, show: Show) -> None:
         """See `Console.watch`."""
         await _watch(self.session, show)
@@ -144,8 +160,17 @@ class PlainHmp:
 
     async def run(self, line: str) -> Reply:
         """See `Console.run`."""
+        return _reply(await self._execute(line))
+
+    async def _execute(self, line: str) -> str:
         async with self._turn:
-            return _reply(await self._hmp.execute(line, timeout_s=_UNLIMITED_S))
+            return await self._hmp.execute(line, timeout_s=_UNLIMITED_S)
+
+    def lookup(self) -> Lookup:
+        """See `Console.lookup`."""
+        from ringfence.cli.monitor_lookup import HmpLookup
+
+        return HmpLookup(self._execute)
 
     async def watch(self, show: Show) -> None:
         """See `Console.watch`; a human monitor has no events."""
@@ -161,10 +186,12 @@ async def _watch(session: Session, show: Show) -> None:
         while True:
             events = []
             event = await listener.get(None)
-            while event is not None:
-                events.append(event)
-                event = await listener.get(0)
-            await show(events)
+            try:
+                while event is not None:
+                    events.append(event)
+                    event = await listener.get(0)
+            finally:
+                await show(events)
 
 
 def _reply(text: str) -> Reply:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -15,10 +16,8 @@ class _PrivateHistory(FileHistory):
 
     def store_string(self, string: str) -> None:
         if not is_secret(string):
-            try:
+            with contextlib.suppress(OSError):
                 super().store_string(string)
-            except OSError:
-                pass  # noqa: S110  (a full disk must not end the session)
 
 
 def history_path(mode: str) -> Path:
@@ -30,7 +29,7 @@ def history_path(mode: str) -> Path:
 
 
 def open_history(mode: str) -> History:
-    """The history of `HMP` or `QMP`, in a file that only its user can read; in memory where there can be no file."""
+    """The history of `HMP` or `QMP`, in a file that only its user can read; where there can be none, in memory."""
     try:
         path = history_path(mode)
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

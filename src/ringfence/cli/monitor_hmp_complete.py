@@ -128,7 +128,12 @@ def _find(words: Sequence[str], commands: Iterable[HmpCommand]) -> HmpCommand | 
 
 def _commands(commands: Iterable[HmpCommand], typed: str) -> list[Candidate]:
     return [
-        Candidate(command.name, len(typed), f"{command.arguments} -- {command.help}".removeprefix(" -- "))
+        Candidate(
+            command.name + " " * bool(command.arguments),
+            len(typed),
+            f"{command.arguments} -- {command.help}".removeprefix(" -- "),
+            command.name,
+        )
         for command in commands
         if command.name.startswith(typed)
     ]

@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from ringfence.cli import monitor_hmp_complete
+from ringfence.cli import monitor_hmp_complete, monitor_qmp_complete
 from ringfence.cli.monitor_hmp_complete import HmpVocabulary
 from ringfence.errors import RingfenceError
 from ringfence.qemu import hmp_help
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from ringfence.cli.monitor_complete import Candidate
-    from ringfence.cli.monitor_console import Console
+    from ringfence.qemu.schema import Schema
 
 
 class Lookup(Protocol):
-    """Help with the line being typed."""
+    """Help with the line being typed. Where QEMU does not answer there is none: nothing is raised for that."""
 
     async def load(self) -> None:
-        """Ask QEMU for its words; the rest of the help is empty until then. Never raises RingfenceError."""
+        """Ask QEMU for its words; there is no help before."""
 
     async def candidates(self, line: str) -> list[Candidate]:
-        """What may stand at the end of the line; nothing when QEMU does not say."""
+        """What may stand at the end of the line."""
 
     def synopsis(self, line: str) -> str:
         """The command in the line and its arguments; empty while unknown. Asks nobody."""
@@ -32,8 +33,9 @@ class Lookup(Protocol):
 class HmpLookup:
     """For the human monitor: from this QEMU's `help`."""
 
-    def __init__(self, console: Console) -> None:
-        self._console = console
+    def __init__(self, ask: Callable[[str], Awaitable[str]]) -> None:
+        """:param ask: gives the answer to a line of the human monitor."""
+        self._ask_qemu = ask
         self._vocabulary = HmpVocabulary((), ())
 
     async def load(self) -> None:
@@ -50,13 +52,35 @@ class HmpLookup:
     def synopsis(self, line: str) -> str:
         """See `Lookup.synopsis`."""
         command = monitor_hmp_complete.synopsis(line, self._vocabulary)
-        if command is None:
-            return ""
-        return f"{command.name} {command.arguments}".rstrip() + f" -- {command.help}"
+        return "" if command is None else f"{command.name} {command.arguments}".rstrip() + f" -- {command.help}"
 
     async def _ask(self, line: str) -> str:
         try:
-            # The next key may cancel the question, but half an answer would be taken for the next command's.
-            return (await asyncio.shield(self._console.ask(line))).text
+            # The next key cancels the completion; a question given up half way would spoil the next answer.
+            return await asyncio.shield(asyncio.ensure_future(self._ask_qemu(line)))
         except RingfenceError:
             return ""
+
+
+class QmpLookup:
+    """For QMP: from this QEMU's schema."""
+
+    def __init__(self, ask: Callable[[], Awaitable[Schema]]) -> None:
+        """:param ask: gives the schema."""
+        self._ask_qemu = ask
+        self._schema: Schema | None = None
+
+    async def load(self) -> None:
+        """See `Lookup.load`."""
+        try:
+            self._schema = await self._ask_qemu()
+        except RingfenceError:
+            self._schema = None
+
+    async def candidates(self, line: str) -> list[Candidate]:
+        """See `Lookup.candidates`."""
+        return [] if self._schema is None else monitor_qmp_complete.complete(line, self._schema)
+
+    def synopsis(self, line: str) -> str:
+        """See `Lookup.synopsis`."""
+        return "" if self._schema is None else monitor_qmp_complete.synopsis(line, self._schema)

@@ -4,55 +4,63 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ringfence.cli.monitor_console import HmpOverQmp, PlainHmp, QmpConsole
 from ringfence.errors import MonitorBusyError, MonitorError, MonitorProtocolError, TenantError
+from ringfence.qemu.session import Session
 
 if TYPE_CHECKING:
     from ringfence.cli.monitor_console import Console, Sent
     from ringfence.core.model import Address, Vm
 
 GREETING_S = 2.0
-"""QEMU greets within a millisecond when idle, within 0.1 s when starved of CPU; past this it serves another client."""
+"""QEMU greets within a millisecond when idle, within 0.1 s when short of CPU; later, it serves somebody else."""
 
 _HEAD_START_S = 0.3
 """How long one socket may keep us before the next one is tried beside it."""
 
 
-async def open_console(vm: Vm, *, qmp: bool, sent: Sent | None = None) -> Console:
+async def open_console(vm: Vm, address: Address | None = None, *, qmp: bool, sent: Sent | None = None) -> Console:
     """Open QMP, or HMP by the first way that lets us in: over a QMP socket, else on a socket of its own.
 
+    :param address: use this socket only, whichever of the two speaks there.
     :param sent: is told each QMP command as it goes over the wire.
     :raise TenantError: the VM has no socket of the kind needed.
     :raise MonitorBusyError: other clients are being served on all of them.
     :raise MonitorError: none can be reached; says why not the first one.
     """
-    ways: list[Callable[[], Awaitable[Console]]] = [_qmp_way(a, qmp, sent) for a in vm.qmp_addresses]
+    if address is not None:
+        return await (_plain_qmp(address, sent) if qmp else _either(address, sent))
+    enter = _plain_qmp if qmp else _over_qmp
+    ways = [partial(enter, address, sent) for address in vm.qmp_addresses]
     if not qmp:
-        ways += [_hmp_way(a) for a in vm.hmp_addresses]
+        ways += [partial(_plain_hmp, address) for address in vm.hmp_addresses]
     if not ways:
         raise _no_socket(vm, qmp)
     return await _first(ways)
 
 
-def _qmp_way(address: Address, qmp: bool, sent: Sent | None) -> Callable[[], Awaitable[Console]]:
-    async def enter() -> Console:
-        from ringfence.qemu.session import Session
-
-        session = await Session.open(address, timeout_s=GREETING_S)
-        return QmpConsole(session, sent) if qmp else HmpOverQmp(session, sent)
-
-    return enter
+async def _plain_qmp(address: Address, sent: Sent | None) -> Console:
+    return QmpConsole(await Session.open(address, timeout_s=GREETING_S), sent)
 
 
-def _hmp_way(address: Address) -> Callable[[], Awaitable[Console]]:
-    async def enter() -> Console:
-        from ringfence.qemu.hmp import HmpSession
+async def _over_qmp(address: Address, sent: Sent | None) -> Console:
+    return HmpOverQmp(await Session.open(address, timeout_s=GREETING_S), sent)
 
-        return PlainHmp(await HmpSession.open(address, timeout_s=GREETING_S))
 
-    return enter
+async def _plain_hmp(address: Address) -> Console:
+    from ringfence.qemu.hmp import HmpSession
+
+    return PlainHmp(await HmpSession.open(address, timeout_s=GREETING_S))
+
+
+async def _either(address: Address, sent: Sent | None) -> Console:
+    try:
+        return await _over_qmp(address, sent)
+    except MonitorProtocolError:
+        return await _plain_hmp(address)
 
 
 async def _first(ways: Sequence[Callable[[], Awaitable[Console]]]) -> Console:
@@ -93,9 +101,7 @@ def _why(tasks: Sequence[asyncio.Future[Console]]) -> BaseException:
     errors = [error for error in (task.exception() for task in tasks) if error is not None]
     unforeseen = [error for error in errors if not isinstance(error, MonitorError)]
     busy = [error for error in errors if isinstance(error, MonitorBusyError)]
-    # A socket named by its path alone was tried as both kinds: what it is not says nothing.
-    other = [error for error in errors if not isinstance(error, MonitorProtocolError)]
-    return (unforeseen or busy or other or errors)[0]
+    return (unforeseen or busy or errors)[0]
 
 
 def _no_socket(vm: Vm, qmp: bool) -> TenantError:

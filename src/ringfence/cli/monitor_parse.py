@@ -25,9 +25,9 @@ class QmpLine(NamedTuple):
 def parse_qmp(line: str) -> QmpLine:
     """Read `COMMAND key=value ...` or a JSON object with `execute` and `arguments`.
 
-    A value is JSON where it parses as JSON (`4`, `true`, `"text"`, `[1, 2]`), else a Python literal (`True`, `None`,
-    `{'a': 1}`), else text as it stands. `a.b=1` is `{"a": {"b": 1}}`. An `id` in the object is of no use here
-    and left out: each answer is shown after its command.
+    A value is JSON where it parses as JSON (`4`, `true`, `"text"`, `[1, 2]`), else a Python literal (`True`,
+    `None`, `{'a': 1}`), else text as it stands. `a.b=1` is `{"a": {"b": 1}}`. An `id` in the object is of no use
+    here and left out: each answer is shown after its command.
 
     :raise UsageError: empty, unbalanced quotes or brackets, no `=` in an argument, a key given twice, or an object
         that is no QMP command.
@@ -57,7 +57,7 @@ def parse_qmp_words(words: Sequence[str]) -> QmpLine:
 
 
 def join_words(arguments: Iterable[str]) -> list[str]:
-    """Lines for `parse_qmp` from a shell's arguments: each is a command, but `key=value` belongs to the one before.
+    """Lines for `parse_qmp` from a shell's arguments: each a command, but `key=value` belongs to the one before.
 
     :raise UsageError: as `parse_qmp`, for any of them, or when the first argument is a `key=value`.
     """
@@ -159,7 +159,7 @@ def _parse_literal(text: str) -> Any:
     import ast
 
     class Names(ast.NodeTransformer):
-        def visit_Name(self, node: ast.Name) -> ast.AST:  # noqa: N802  (the name is ast's)
+        def visit_Name(self, node: ast.Name) -> ast.AST:
             known = {"true": True, "false": False, "null": None}
             return ast.Constant(known[node.id]) if node.id in known else node
 

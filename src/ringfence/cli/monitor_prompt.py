@@ -25,8 +25,11 @@ from ringfence.cli.monitor_lookup import Lookup
 from ringfence.errors import MonitorError, MonitorGoneError, MonitorRefusedError, UsageError
 
 _PROMPTS = {"HMP": "(qemu) ", "QMP": "(QMP) "}
-_STYLE = Style.from_dict({"event": "ansibrightblack", "error": "ansired", "bottom-toolbar": "noreverse ansibrightblack"})
+_STYLE = Style.from_dict(
+    {"event": "ansibrightblack", "error": "ansired", "bottom-toolbar": "noreverse ansibrightblack"}
+)
 _QUIT_AGAIN = "This ends the VM. Type quit again to do it, or Ctrl-D to leave the monitor."
+_QUIT_S = 10.0  # QEMU flushes its disks before it goes
 _TERMINATED = 128 + signal.SIGTERM
 
 
@@ -41,6 +44,7 @@ class Prompt:
         self._qmp = console.mode == "QMP"
         self._gone: MonitorError | None = None
         self._quit_asked = False
+        self._watching: asyncio.Future[None] = asyncio.Future()
         self._running: asyncio.Task[Any] | None = None
         self._terminated = False
         self._session: PromptSession[str] = PromptSession(
@@ -61,7 +65,8 @@ class Prompt:
         """
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._terminate)
-        helpers = [asyncio.ensure_future(self._watch()), asyncio.ensure_future(self._lookup.load())]
+        self._watching = asyncio.ensure_future(self._watch())
+        helpers = [self._watching, asyncio.ensure_future(self._lookup.load())]
         try:
             while not self._terminated:
                 try:
@@ -77,7 +82,10 @@ class Prompt:
             loop.remove_signal_handler(signal.SIGTERM)
             for task in helpers:
                 task.cancel()
-            await asyncio.gather(*helpers, return_exceptions=True)
+            await asyncio.wait(helpers)
+        for task in helpers:
+            if not task.cancelled():
+                task.result()
         return _TERMINATED if self._terminated else 0
 
     async def _ask(self) -> str:
@@ -100,11 +108,103 @@ class Prompt:
             if error.hint:
                 _print(f"hint: {error.hint}\n", "class:event")
             return True
-        except MonitorGoneError:
-            if ends_vm:
-                _print("The VM has ended.\n", "class:event")
-                return False
-            raise
+        except MonitorGoneError as error:
+            if not ends_vm:
+                raise self._explain(error) from None
+            reply = ""
         if reply is not None:
             _print(reply)
+        return not (ends_vm and reply is not None and await self._has_ended())
+
+    async def _interruptible(self, line: str) -> str | None:
+        """QEMU's answer; None when Ctrl-C or SIGTERM came first."""
+        loop = asyncio.get_running_loop()
+        self._running = asyncio.ensure_future(self._console.run(line))
+        loop.add_signal_handler(signal.SIGINT, self._running.cancel)
+        try:
+            return (await self._running).text
+        except asyncio.CancelledError:
+            if not self._running.cancelled():
+                raise
+            _print("Not waiting for the answer; QEMU may still be at it.\n", "class:event")
+            return None
+        finally:
+            loop.remove_signal_handler(signal.SIGINT)
+            self._running = None
+
+    async def _has_ended(self) -> bool:
+        """Whether QEMU goes, after it took `quit`."""
+        await asyncio.wait([self._watching], timeout=_QUIT_S)
+        if not self._watching.done():
+            return False
+        _print("The VM has ended.\n", "class:event")
         return True
+
+    async def _watch(self) -> None:
+        try:
+            await self._console.watch(self._show)
+        except MonitorError as error:
+            self._gone = self._explain(error)
+            self._leave(self._gone)
+
+    def _explain(self, error: MonitorError) -> MonitorError:
+        if not isinstance(error, MonitorGoneError):
+            return error
+        return MonitorGoneError(f"QEMU closed {self._console.address}: the VM has ended, or is about to")
+
+    async def _show(self, events: list[dict[str, Any]]) -> None:
+        if not self._events:
+            return
+        text = "".join(monitor_format.event_line(event) + "\n" for event in events)
+        # The line being typed is taken away, and drawn again below the events.
+        await run_in_terminal(lambda: _print(text, "class:event"))
+
+    def _terminate(self) -> None:
+        self._terminated = True
+        if self._running is not None:
+            self._running.cancel()
+        self._leave(EOFError())
+
+    def _leave(self, error: BaseException) -> None:
+        """End the prompt, when it is there, by `error`."""
+        app = self._session.app
+        if app.is_running and not app.is_done:
+            app.exit(exception=error)
+
+    def _toolbar(self) -> str:
+        return self._lookup.synopsis(self._session.default_buffer.text)
+
+
+class _LookupCompleter(Completer):
+    def __init__(self, lookup: Lookup) -> None:
+        self._lookup = lookup
+
+    def get_completions(self, document: Document, complete_event: CompleteEvent) -> list[Completion]:  # noqa: ARG002
+        return []  # never asked: get_completions_async is
+
+    async def get_completions_async(
+        self,
+        document: Document,
+        complete_event: CompleteEvent,  # noqa: ARG002
+    ) -> AsyncGenerator[Completion, None]:
+        for one in await self._lookup.candidates(document.current_line_before_cursor):
+            yield Completion(one.text, -one.length, one.label or one.text, one.help)
+
+
+def _keys() -> KeyBindings:
+    keys = KeyBindings()
+
+    @keys.add("enter", filter=completion_is_selected)
+    def _choose(event: KeyPressEvent) -> None:
+        """Enter in the menu chooses; it takes another one to send the line to a running VM."""
+        event.current_buffer.complete_state = None
+
+    return keys
+
+
+def _print(text: str, style: str = "") -> None:
+    if style:
+        print_formatted_text(FormattedText([(style, text)]), style=_STYLE, end="")
+    else:
+        sys.stdout.write(text)
+        sys.stdout.flush()

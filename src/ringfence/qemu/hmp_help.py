@@ -1,7 +1,7 @@
 """PURE: what can be read out of the text of QEMU's human monitor (HMP).
 
-HMP is made for people and has no grammar for answers. Only what QEMU's dispatcher itself prints, the same for every
-command and since many versions, is read here: the lines of `help`, and the marks of a failure.
+HMP is made for people and has no grammar for answers. Only what QEMU's dispatcher itself prints, the same for
+every command and since many versions, is read here: the lines of `help`, and the marks of a failure.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class HmpCommand(NamedTuple):
 def failed(text: str) -> bool:
     """Whether the answer to a command says that it failed.
 
-    HMP has no error code. QEMU's dispatcher marks a failure in three ways: a line that begins with `Error: `, a line
-    that begins with `unknown command: `, and, when the arguments could not be read, a last line
+    HMP has no error code. QEMU's dispatcher marks a failure in three ways: a line that begins with `Error: `, a
+    line that begins with `unknown command: `, and, when the arguments could not be read, a last line
     `Try "help NAME" for more information`. Some commands use none of them (`commit nosuch` in QEMU 7.2 answers
     `Device 'nosuch' not found`): those failures cannot be told from success.
     """

@@ -57,7 +57,9 @@ def test_values_that_cannot_be_read(text: str) -> None:
 
 
 def test_pairs_nest_at_dots() -> None:
-    assert parse_qmp("object-add qom-type=throttle-group id=tg1 limits.iops-total=120 limits.bps-total=0") == QmpLine(
+    assert parse_qmp(
+        "object-add qom-type=throttle-group id=tg1 limits.iops-total=120 limits.bps-total=0"
+    ) == QmpLine(
         "object-add", {"qom-type": "throttle-group", "id": "tg1", "limits": {"iops-total": 120, "bps-total": 0}}
     )
 
