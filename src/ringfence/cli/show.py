@@ -60,6 +60,7 @@ def as_data(observation: Observation) -> dict[str, object]:
         "help": row.help,
         "unavailable": observation.unavailable or None,
         "notes": list(observation.notes),
+        "advice": [advice._asdict() for advice in observation.advice],
     }
 
 
@@ -91,6 +92,7 @@ def _render(parts: Sequence[Part], *, every: bool) -> None:
             if not (every or o.row.main or o.actual is not None):
                 continue
             notes = [o.unavailable] if o.unavailable else list(o.notes)
+            notes += [f"start it with {advice.option}: {advice.why}" for advice in o.advice]
             if index == 0 and others:
                 notes.insert(0, f"also {', '.join(others)}")
             span = "not available" if o.unavailable else _range(o)

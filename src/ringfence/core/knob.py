@@ -16,6 +16,7 @@ from enum import StrEnum
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from ringfence.core.requests import Agent, Qmp, Steps
+from ringfence.errors import TenantError
 
 Value: TypeAlias = int | str
 
@@ -50,12 +51,23 @@ class Row(NamedTuple):
     main: bool = True
 
 
+class Advice(NamedTuple):
+    """What to start the VM with for a key to work, or to work better.
+
+    :param option: QEMU's command line option, to copy.
+    :param why: what it brings.
+    """
+
+    option: str
+    why: str
+
+
 class Observation(NamedTuple):
     """What a key is now.
 
     :param target: what was asked of QEMU; None is unlimited or unset.
     :param actual: what is so; None is unlimited, unset, or unknown (then `unavailable` or `notes` says why).
-    :param unavailable: why it cannot be changed, and with which option it could; empty when it can.
+    :param unavailable: why it cannot be changed on this VM; empty when it can. `advice` says what would help.
     """
 
     row: Row
@@ -66,6 +78,13 @@ class Observation(NamedTuple):
     maximum: int | None = None
     unavailable: str = ""
     notes: tuple[str, ...] = ()
+    advice: tuple[Advice, ...] = ()
+
+    def refuse_unavailable(self) -> None:
+        """:raise TenantError: it cannot be changed on this VM; the hint is the advice."""
+        if self.unavailable:
+            hint = "; ".join(f"start it with {advice.option}" for advice in self.advice)
+            raise TenantError(f"{self.key} is not available: {self.unavailable}", hint=hint)
 
 
 class Part(NamedTuple):

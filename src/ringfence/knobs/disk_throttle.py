@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from ringfence.core.knob import Observation, Outcome, Part, Row, Value, Verdict, Wants
 from ringfence.core.requests import Agent, Qmp, Steps
-from ringfence.errors import MonitorRefusedError, TenantError, UsageError
+from ringfence.errors import MonitorRefusedError, UsageError
 from ringfence.knobs import disk_limits, disk_names
 from ringfence.knobs.disk_limits import FIELDS, RATES, Limits
 
@@ -44,8 +44,7 @@ class DiskThrottle:
 
     def check(self, part: Part, wants: Wants, *, force: bool) -> None:
         """Raise UsageError for what QEMU would refuse, TenantError for an empty drive; `force` is no matter."""
-        if part.observations[0].unavailable:
-            raise TenantError(f"disk {part.name}: {part.observations[0].unavailable}")
+        part.observations[0].refuse_unavailable()
         for leaf, value in wants.items():
             disk_limits.check_value(part.name, leaf, value)
         limits, _ = _wanted(part, wants)

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ringfence import units
-from ringfence.core.knob import Observation, Outcome, Part, Row, Verdict, Wants
+from ringfence.core.knob import Advice, Observation, Outcome, Part, Row, Verdict, Wants
 from ringfence.core.requests import Agent, Clock, Progress, Qmp, Steps, Wait
 from ringfence.errors import GuestError, MonitorRefusedError, TenantError, UsageError
 
@@ -31,6 +31,9 @@ ROWS = (
         help="virtual CPUs the guest has; at most -smp maxcpus",
     ),
 )
+
+
+_OTHER_MACHINE = Advice("-machine q35", "CPUs can be plugged and unplugged")
 
 
 class Slot(NamedTuple):
@@ -93,8 +96,15 @@ class Vcpus:
             slots = yield from _slots()
         except MonitorRefusedError:
             count = len((yield Qmp("query-cpus-fast")))
-            why = "this machine type cannot plug CPUs: use one that can, such as -machine q35"
-            return (Part("", (), (Observation(row, row.key, count, count, unavailable=why),), None),)
+            none = Observation(
+                row,
+                row.key,
+                count,
+                count,
+                unavailable="this machine type cannot plug CPUs",
+                advice=(_OTHER_MACHINE,),
+            )
+            return (Part("", (), (none,), None),)
         cpus, status, kvm = yield [Qmp("query-cpus-fast"), Qmp("query-status"), Qmp("query-kvm")]
         plug, unplug = "", ""
         if not kvm["enabled"]:
@@ -104,9 +114,7 @@ class Vcpus:
 
     def check(self, part: Part, wants: Wants, *, force: bool) -> None:
         """Raise UsageError out of range, TenantError where the VM has no free slot by design."""
-        if part.observations[0].unavailable:
-            what, _, hint = part.observations[0].unavailable.partition(": ")
-            raise TenantError(f"vcpus is not available: {what}", hint=hint)
+        part.observations[0].refuse_unavailable()
         state: State = part.state
         want = int(wants[""] or 0)
         if want < 1:
@@ -203,12 +211,14 @@ def _part(state: State) -> Part:
     if state.online is not None and state.online != state.plugged:
         notes.append(f"QEMU has {state.plugged}, the guest has {state.online} online")
     unavailable = ""
+    advice: tuple[Advice, ...] = ()
     if state.maximum == state.fixed:
-        unavailable = f"no free slots: start it with -smp 1,maxcpus=N instead of -smp {state.fixed}"
+        unavailable = "all its CPUs came with -smp, and there is no room for more"
+        advice = (Advice("-smp 1,maxcpus=N", "the others are plugged in later, and can be unplugged"),)
     actual = state.plugged if state.online is None else state.online
     row = ROWS[0]
     observation = Observation(
-        row, row.key, state.plugged, actual, state.fixed, state.maximum, unavailable, tuple(notes)
+        row, row.key, state.plugged, actual, state.fixed, state.maximum, unavailable, tuple(notes), advice
     )
     return Part("", (), (observation,), state)
 

@@ -184,7 +184,7 @@ def test_a_paused_vm_is_refused_without_a_change() -> None:
 def test_missing_options_are_recommended() -> None:
     guest = FakeGuest()
     guest.options = {"deflate-on-oom": False}
-    notes = " ".join(guest.part().observations[0].notes)
+    notes = " ".join(advice.option for advice in guest.part().observations[0].advice)
     assert "deflate-on-oom=on" in notes
     assert "free-page-reporting=on" in notes
 
