@@ -23,12 +23,14 @@ class Disk(NamedTuple):
     """One block device of a VM.
 
     :param qdev: QOM path (or id) as `query-block` gives it.
+    :param block_backend: QEMU's name of the drive, empty for those made by -blockdev.
     :param inserted: QEMU's description of the medium, limits included; empty for an empty drive.
     """
 
     name: str
     aliases: tuple[str, ...]
     qdev: str
+    block_backend: str
     inserted: Mapping[str, Any]
 
 
@@ -54,7 +56,7 @@ def _disk(block: Mapping[str, Any], place: str) -> Disk:
         frontend,
     ]
     known = tuple(dict.fromkeys(name for name in names if name))
-    return Disk(known[0], known[1:], qdev, inserted)
+    return Disk(known[0], known[1:], qdev, block.get("device", ""), inserted)
 
 
 def _frontend_path(qdev: str) -> str:

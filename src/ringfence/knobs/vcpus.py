@@ -33,6 +33,7 @@ ROWS = (
 )
 
 
+_ROOM = Advice("-smp 1,maxcpus=N", "the others are plugged in later, and can be unplugged")
 _OTHER_MACHINE = Advice("-machine q35", "CPUs can be plugged and unplugged")
 
 
@@ -91,30 +92,41 @@ class Vcpus:
 
     def observe(self) -> Steps[tuple[Part, ...]]:
         """Read the slots, and ask the guest's agent for its online CPUs; one Part."""
-        row = ROWS[0]
         try:
             slots = yield from _slots()
         except MonitorRefusedError:
             count = len((yield Qmp("query-cpus-fast")))
-            none = Observation(
-                row,
-                row.key,
-                count,
-                count,
-                unavailable="this machine type cannot plug CPUs",
-                advice=(_OTHER_MACHINE,),
-            )
-            return (Part("", (), (none,), None),)
+            return (Part("", (), State((), count, "", "", "")),)
         cpus, status, kvm = yield [Qmp("query-cpus-fast"), Qmp("query-status"), Qmp("query-kvm")]
         plug, unplug = "", ""
         if not kvm["enabled"]:
             plug, unplug = yield from _tcg_dangers(slots, cpus)
         online = yield from _online()
-        return (_part(State(slots, online, status["status"], plug, unplug)),)
+        return (Part("", (), State(slots, online, status["status"], plug, unplug)),)
+
+    def observation(self, part: Part, row: Row) -> Observation:
+        """How many there are, in QEMU and online in the guest."""
+        state: State = part.state
+        actual = state.plugged if state.online is None else state.online
+        if not state.slots:
+            why = "this machine type cannot plug CPUs"
+            return Observation(row, row.key, actual, actual, unavailable=why, advice=(_OTHER_MACHINE,))
+        full = state.maximum == state.fixed
+        return Observation(
+            row,
+            row.key,
+            target=state.plugged,
+            actual=actual,
+            minimum=state.fixed,
+            maximum=state.maximum,
+            unavailable="all its CPUs came with -smp, and there is no room for more" if full else "",
+            notes=_notes(state),
+            advice=(_ROOM,) if full else (),
+        )
 
     def check(self, part: Part, wants: Wants, *, force: bool) -> None:
         """Raise UsageError out of range, TenantError where the VM has no free slot by design."""
-        part.observations[0].refuse_unavailable()
+        self.observation(part, self.rows[0]).refuse_unavailable()
         state: State = part.state
         want = int(wants[""] or 0)
         if want < 1:
@@ -150,7 +162,7 @@ class Vcpus:
         want = int(wants[""] or 0)
         moves = _moves(state, want)
         if not moves and state.online in (None, want):
-            return Outcome(Verdict.APPLIED, part, {"": state.online or state.plugged}, notes=("already so",))
+            return Outcome(Verdict.APPLIED, part, notes=("already so",))
         deadline = (yield Clock()) + timeout_s
         if want < state.plugged:
             trouble = yield from _unplug(moves, deadline)
@@ -202,25 +214,15 @@ def _online() -> Steps[int | None]:
     return sum(1 for cpu in cpus if cpu["online"])
 
 
-def _part(state: State) -> Part:
+def _notes(state: State) -> tuple[str, ...]:
     notes = []
     if state.fixed > 1:
         notes.append(f"{state.fixed} CPUs came with -smp and cannot be unplugged")
     if state.online is None:
         notes.append("the guest agent does not answer: how many are online is not known")
-    if state.online is not None and state.online != state.plugged:
+    elif state.online != state.plugged:
         notes.append(f"QEMU has {state.plugged}, the guest has {state.online} online")
-    unavailable = ""
-    advice: tuple[Advice, ...] = ()
-    if state.maximum == state.fixed:
-        unavailable = "all its CPUs came with -smp, and there is no room for more"
-        advice = (Advice("-smp 1,maxcpus=N", "the others are plugged in later, and can be unplugged"),)
-    actual = state.plugged if state.online is None else state.online
-    row = ROWS[0]
-    observation = Observation(
-        row, row.key, state.plugged, actual, state.fixed, state.maximum, unavailable, tuple(notes), advice
-    )
-    return Part("", (), (observation,), state)
+    return tuple(notes)
 
 
 def _moves(state: State, want: int) -> list[Slot]:
@@ -341,15 +343,16 @@ def _outcome(part: Part, want: int, trouble: _Trouble | None, deadline: float) -
         online = yield from _bring_online(min(want, plugged), until)
     else:
         online = yield from _settled(max(want, plugged), until)
-    after = _part(before._replace(slots=slots, online=online))
+    state = before._replace(slots=slots, online=online)
+    after = Part("", (), state)
     actual = plugged if online is None else online
     if plugged == want and online in (None, want):
-        notes = () if online is not None else after.observations[0].notes
-        return Outcome(Verdict.APPLIED, after, {"": actual}, notes=notes)
+        notes = () if online is not None else _notes(state)
+        return Outcome(Verdict.APPLIED, after, notes=notes)
     changed = plugged != before.plugged or (online is not None and online != before.online)
     verdict = Verdict.PARTIAL if changed else Verdict.REFUSED
     by, detail = trouble or _Trouble("guest", f"QEMU has {plugged} vCPUs, the guest uses {actual}")
-    return Outcome(verdict, after, {"": actual}, by=by, detail=detail)
+    return Outcome(verdict, after, by=by, detail=detail)
 
 
 def _settled(want: int, deadline: float) -> Steps[int | None]:
