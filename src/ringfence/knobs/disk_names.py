@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from ringfence.core.requests import Qmp, Steps
 
 _VIRTIO_BACKEND = "/virtio-backend"
+_PERIPHERAL = "/machine/peripheral/"
 
 
 class Disk(NamedTuple):
@@ -33,6 +34,11 @@ class Disk(NamedTuple):
     block_backend: str
     inserted: Mapping[str, Any]
 
+    @property
+    def short_path(self) -> str:
+        """The QOM path as commands take it: one below /machine/peripheral may be given without that."""
+        return self.qdev.removeprefix(_PERIPHERAL)
+
 
 def observe() -> Steps[tuple[Disk, ...]]:
     """Read every disk of the VM with all its names, in QEMU's order."""
@@ -45,7 +51,7 @@ def _disk(block: Mapping[str, Any], place: str) -> Disk:
     qdev = block["qdev"]
     inserted = block.get("inserted") or {}
     frontend = qdev.removesuffix(_VIRTIO_BACKEND)
-    device_id = frontend.removeprefix("/machine/peripheral/")
+    device_id = frontend.removeprefix(_PERIPHERAL)
     node = inserted.get("node-name", "")
     names = [
         place,
@@ -61,7 +67,7 @@ def _disk(block: Mapping[str, Any], place: str) -> Disk:
 
 def _frontend_path(qdev: str) -> str:
     path = qdev.removesuffix(_VIRTIO_BACKEND)
-    return path if path.startswith("/") else f"/machine/peripheral/{path}"
+    return path if path.startswith("/") else f"{_PERIPHERAL}{path}"
 
 
 def _qom_get(path: str, name: str) -> Qmp:

@@ -71,8 +71,7 @@ class DiskThrottle:
         limits, group = _wanted(part, wants)
         if limits == part.state.limits and group == part.state.group:
             return []
-        # A path below /machine/peripheral may be given without it.
-        arguments: dict[str, object] = {"id": part.state.disk.qdev.removeprefix("/machine/peripheral/")}
+        arguments: dict[str, object] = {"id": part.state.disk.short_path}
         arguments.update((field, limits[field]) for field in RATES.values())
         arguments.update((field, limits[field]) for field in FIELDS.values() if limits[field])
         # A disk that is set without a group stays in the one it is in; QEMU reads a command byte by byte, so what
@@ -111,7 +110,11 @@ def _leaf(state: State, leaf: str) -> Value | None:
     if leaf != "group":
         return state.limits[FIELDS[leaf]] or None
     # QEMU gives every limited disk a group of its own name: that is nobody's choice, so it is not shown.
-    own = state.group in (state.disk.qdev, state.disk.block_backend) or state.group.startswith("ringfence-")
+    own = state.group in (
+        state.disk.qdev,
+        state.disk.short_path,
+        state.disk.block_backend,
+    ) or state.group.startswith("ringfence-")
     return state.group if state.group and (state.members or not own) else None
 
 
