@@ -33,13 +33,19 @@ ROWS = (
 )
 
 
-_ROOM = Advice("-smp 1,maxcpus=N", "the others are plugged in later, and can be unplugged")
+_ROOM = Advice("-smp 1,maxcpus=N", "more CPUs can be plugged in later")
 _OTHER_MACHINE = Advice("-machine q35", "CPUs can be plugged and unplugged")
 
 
 class Slot(NamedTuple):
-    """A place for a CPU. :param vcpus: how many come with it. :param qom_path: empty while it is free."""
+    """A place for a CPU.
 
+    :param number: as ACPI counts it, from 0.
+    :param vcpus: how many come with it.
+    :param qom_path: empty while it is free.
+    """
+
+    number: int
     driver: str
     props: Mapping[str, Any]
     vcpus: int
@@ -52,8 +58,8 @@ class Slot(NamedTuple):
 
     @property
     def removable(self) -> bool:
-        """Whether it was plugged in by `-device` or `device_add`; the CPUs of -smp do not go."""
-        return self.qom_path.startswith("/machine/peripheral")
+        """Any CPU but the first can go, also those of -smp; the guest booted on that one."""
+        return bool(self.qom_path) and self.number > 0
 
 
 class State(NamedTuple):
@@ -111,7 +117,7 @@ class Vcpus:
         if not state.slots:
             why = "this machine type cannot plug CPUs"
             return Observation(row, row.key, actual, actual, unavailable=why, advice=(_OTHER_MACHINE,))
-        full = state.maximum == state.fixed
+        full = state.maximum == state.plugged
         return Observation(
             row,
             row.key,
@@ -119,7 +125,7 @@ class Vcpus:
             actual=actual,
             minimum=state.fixed,
             maximum=state.maximum,
-            unavailable="all its CPUs came with -smp, and there is no room for more" if full else "",
+            unavailable="it has one CPU, and no room for more" if full and state.plugged == state.fixed else "",
             notes=_notes(state),
             advice=(_ROOM,) if full else (),
         )
@@ -138,8 +144,8 @@ class Vcpus:
             )
         if want < state.fixed:
             raise UsageError(
-                f"vcpus={want}: {state.fixed} of its CPUs came with -smp, and those cannot be unplugged",
-                hint=f"at least {state.fixed}; start with -smp 1,maxcpus={state.maximum} and plug the rest",
+                f"vcpus={want}: the first CPU cannot be unplugged, and {state.fixed} vCPUs come with it",
+                hint=f"vcpus={state.fixed} is the least",
             )
         if want != state.plugged and sum(s.vcpus for s in _moves(state, want)) != abs(want - state.plugged):
             raise UsageError(f"vcpus={want}: CPUs come {state.slots[0].vcpus} at a time on this machine")
@@ -180,8 +186,8 @@ def _slots() -> Steps[tuple[Slot, ...]]:
     """Every slot, first CPU first; QEMU lists them the other way round."""
     entries = yield Qmp("query-hotpluggable-cpus")
     return tuple(
-        Slot(entry["type"], entry["props"], entry["vcpus-count"], entry.get("qom-path", ""))
-        for entry in reversed(entries)
+        Slot(number, entry["type"], entry["props"], entry["vcpus-count"], entry.get("qom-path", ""))
+        for number, entry in enumerate(reversed(entries))
     )
 
 
@@ -198,7 +204,7 @@ def _tcg_dangers(slots: Sequence[Slot], cpus: Sequence[Mapping[str, Any]]) -> St
     except MonitorRefusedError:
         return "", unplug
     ejected = {r["slot"] for r in reports if r["slot-type"] == "CPU" and r["source"] == _OST_EJECT}
-    free = {str(index) for index, slot in enumerate(slots) if not slot.qom_path}
+    free = {str(slot.number) for slot in slots if not slot.qom_path}
     plug = (
         "a CPU was unplugged before, and without KVM some QEMUs crash at the next plug" if ejected & free else ""
     )
@@ -216,8 +222,6 @@ def _online() -> Steps[int | None]:
 
 def _notes(state: State) -> tuple[str, ...]:
     notes = []
-    if state.fixed > 1:
-        notes.append(f"{state.fixed} CPUs came with -smp and cannot be unplugged")
     if state.online is None:
         notes.append("the guest agent does not answer: how many are online is not known")
     elif state.online != state.plugged:
@@ -293,7 +297,7 @@ def _wait_gone(slot: Slot, deadline: float) -> Steps[_Trouble | None]:
     start = yield Clock()
     while True:
         event = yield Wait(("ACPI_DEVICE_OST", "DEVICE_DELETED", "DEVICE_UNPLUG_GUEST_ERROR"), _POLL_S)
-        if event is not None and _refused(event, slot.device):
+        if event is not None and _refused(event, slot):
             return _Trouble("guest", f"it refused to give up {slot.device}")
         slots = yield from _slots()
         if all(other.qom_path != slot.qom_path for other in slots):
@@ -303,13 +307,14 @@ def _wait_gone(slot: Slot, deadline: float) -> Steps[_Trouble | None]:
             return _Trouble("guest", f"no answer to the unplug of {slot.device}; it may still go later")
 
 
-def _refused(event: Mapping[str, Any], device: str) -> bool:
+def _refused(event: Mapping[str, Any], slot: Slot) -> bool:
+    """A CPU of -smp has no device id: its slot's number is all that the event tells."""
     data = event["data"]
     if event["event"] == "DEVICE_UNPLUG_GUEST_ERROR":
-        return bool(data.get("device") == device)
+        return slot.qom_path in (data.get("path"), f"{_PERIPHERAL}{data.get('device')}")
     info = data.get("info", {})
     refusing = info.get("source") == _OST_EJECT and info.get("status") not in (_OST_DONE, _OST_IN_PROGRESS)
-    return bool(refusing and info.get("device") == device)
+    return bool(refusing and info.get("slot-type") == "CPU" and info.get("slot") == str(slot.number))
 
 
 def _bring_online(want: int, deadline: float) -> Steps[int | None]:

@@ -70,7 +70,8 @@ class FakeMachine:
         return {}
 
     def delete(self, arguments: Any) -> dict[str, Any]:
-        core = self.paths.index(f"/machine/peripheral/{arguments['id']}")
+        name = arguments["id"]
+        core = self.paths.index(name if name.startswith("/") else f"/machine/peripheral/{name}")
         status = 132
         if self.lets_go:
             self.paths[core], self.online[core] = "", False
@@ -179,7 +180,7 @@ def test_a_refused_second_plug_is_partial() -> None:
 
 @pytest.mark.parametrize(
     ("fixed", "want", "words"),
-    [(1, 5, "maxcpus=5"), (1, 0, "at least one"), (3, 2, "cannot be unplugged")],
+    [(1, 5, "maxcpus=5"), (1, 0, "at least one")],
 )
 def test_out_of_range(fixed: int, want: int, words: str) -> None:
     with pytest.raises(UsageError) as caught:
@@ -187,9 +188,26 @@ def test_out_of_range(fixed: int, want: int, words: str) -> None:
     assert words in f"{caught.value.message} {caught.value.hint}"
 
 
-def test_no_slots_by_design_says_how_to_start_the_vm() -> None:
+def test_cpus_of_smp_can_go_but_for_the_first() -> None:
+    machine = FakeMachine(fixed=3)
+    outcome = machine.set(1)
+    assert (outcome.verdict, actual(outcome)) == (Verdict.APPLIED, 1)
+    deleted = [r.arguments["id"] for r in machine.script.changes() if isinstance(r, Qmp)]
+    assert deleted == ["/machine/unattached/device[2]", "/machine/unattached/device[1]"]
+
+
+def test_a_refusal_is_told_by_the_slot_where_the_cpu_has_no_name() -> None:
+    machine = FakeMachine(fixed=2, lets_go=False)
+    outcome = machine.set(1)
+    assert (outcome.verdict, outcome.by) == (Verdict.REFUSED, "guest")
+    assert "refused to give up" in outcome.detail
+
+
+def test_one_cpu_and_no_room_says_how_to_start_the_vm() -> None:
+    machine = FakeMachine()
+    machine.script.answers["query-hotpluggable-cpus"] = lambda _: machine.query(_)[-1:]
     with pytest.raises(TenantError) as caught:
-        FakeMachine(fixed=4).set(4)
+        machine.set(1)
     assert "-smp 1,maxcpus=N" in caught.value.hint
 
 
