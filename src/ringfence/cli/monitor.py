@@ -107,7 +107,7 @@ async def _interact(vm: Vm, console: Console, events: bool) -> int:
     from ringfence.cli import monitor_format
     from ringfence.cli.monitor_prompt import Prompt
 
-    _write_out(monitor_format.banner(vm.name, console.version, console.mode, console.address))
+    _write_out(monitor_format.banner(vm.name, await console.version(), console.mode, console.address))
     return await Prompt(console, console.lookup(), events=events).run()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
 import sys
 from collections.abc import AsyncGenerator
@@ -30,6 +31,7 @@ _STYLE = Style.from_dict(
 )
 _QUIT_AGAIN = "This ends the VM. Type quit again to do it, or Ctrl-D to leave the monitor."
 _QUIT_S = 10.0  # QEMU flushes its disks before it goes
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _TERMINATED = 128 + signal.SIGTERM
 
 
@@ -108,9 +110,9 @@ class Prompt:
             if error.hint:
                 _print(f"hint: {error.hint}\n", "class:event")
             return True
-        except MonitorGoneError as error:
+        except MonitorGoneError:
             if not ends_vm:
-                raise self._explain(error) from None
+                raise
             reply = ""
         if reply is not None:
             _print(reply)
@@ -144,13 +146,8 @@ class Prompt:
         try:
             await self._console.watch(self._show)
         except MonitorError as error:
-            self._gone = self._explain(error)
+            self._gone = error
             self._leave(self._gone)
-
-    def _explain(self, error: MonitorError) -> MonitorError:
-        if not isinstance(error, MonitorGoneError):
-            return error
-        return MonitorGoneError(f"QEMU closed {self._console.address}: the VM has ended, or is about to")
 
     async def _show(self, events: list[dict[str, Any]]) -> None:
         if not self._events:
@@ -206,5 +203,6 @@ def _print(text: str, style: str = "") -> None:
     if style:
         print_formatted_text(FormattedText([(style, text)]), style=_STYLE, end="")
     else:
-        sys.stdout.write(text)
+        # Some answers hold what the guest wrote (ringbuf_read): it shall not draw on the terminal.
+        sys.stdout.write(_CONTROLS.sub("?", text))
         sys.stdout.flush()
