@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
@@ -166,7 +167,8 @@ class PlainHmp:
 
     async def version(self) -> str:
         """See `Console.version`."""
-        return (await self._execute("info version")).partition(" ")[0].strip()
+        found = re.match(r"\d+(?:\.\d+)*", await self._execute("info version"))
+        return found[0] if found else ""
 
     async def run(self, line: str) -> Reply:
         """See `Console.run`. When cancelled the console is closed: what QEMU still prints belongs to no line."""
