@@ -38,18 +38,19 @@ class FakeAgent(FakeServer):
         super().__init__(path, greeting=greeting)
         self.answers: dict[str, Answer] = dict(answers or {})
         self.commands: list[tuple[str, dict[str, Any]]] = []
+        self._stream = JsonStream()  # one for all clients: the guest does not see them come and go
 
     async def _converse(self, reader: asyncio.StreamReader) -> None:
-        stream = JsonStream()
         while data := await reader.read(65536):
             first, *fresh = data.split(_DELIMITER)
-            await self._answer(stream, first)
+            await self._answer(first)
             for part in fresh:
-                stream = JsonStream()  # the delimiter ends whatever was begun
-                await self._answer(stream, part)
+                self._stream = JsonStream()  # the delimiter ends whatever was begun, and is an error itself
+                self._send(_wire(Refuse("GenericError", "JSON parse error, stray '\\uFFFD'")))
+                await self._answer(part)
 
-    async def _answer(self, stream: JsonStream, data: bytes) -> None:
-        for command in stream.feed(data):
+    async def _answer(self, data: bytes) -> None:
+        for command in self._stream.feed(data):
             await self._perform(self._acts(command), _wire)
 
     def _acts(self, command: object) -> tuple[Act, ...]:

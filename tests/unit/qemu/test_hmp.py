@@ -42,6 +42,13 @@ async def test_text_that_comes_in_pieces_or_quotes_a_prompt(path):
         assert await session.execute("x") == "one\n(qemu) two\n"
 
 
+async def test_text_and_line_that_come_byte_by_byte(path, monkeypatch):
+    async with FakeHmp(path, {"info x": "1\n2\n"}) as qemu, await HmpSession.open(qemu.address) as session:
+        read = session._reader.read
+        monkeypatch.setattr(session._reader, "read", lambda _: read(1))
+        assert await session.execute("info x") == "1\n2\n"
+
+
 async def test_text_left_over_is_not_taken_for_the_next(path):
     async with FakeHmp(path, {"x": "1\n", "y": "2\n"}) as qemu, await HmpSession.open(qemu.address) as session:
         qemu._call(qemu._send, b"late words\r\n(qemu) ")
