@@ -6,6 +6,7 @@ What the user passes to QEMU wins over what is built here: an option of ours tha
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 from ringfence.errors import HostError, UsageError
@@ -76,7 +77,7 @@ class _Extra(NamedTuple):
     def values(self, *names: str) -> Iterator[str]:
         """The values given to options of these names, in order."""
         dashed = {f"{dashes}{name}" for name in names for dashes in ("-", "--")}
-        for option, value in zip(self.arguments, self.arguments[1:], strict=False):
+        for option, value in pairwise(self.arguments):
             if option in dashed:
                 yield value
 
