@@ -35,6 +35,8 @@ _TOOLS_SLOT = (
     "0x1e"  # behind every device that gets its slot from QEMU, so that the first disk of the guest is vda
 )
 _QEMU_START_S = 30.0
+_AS_OTHERS = ("sh", "-c", 'echo 0 >/proc/self/oom_score_adj; exec "$@"', "sh")
+"""The agent is spared when the guest runs out of memory, and its children would be too."""
 
 
 class GuestSpec(NamedTuple):
@@ -105,9 +107,9 @@ class Guest:
         """
         from ringfence.qemu.agent import AgentSession
 
-        argv = ["/bin/sh", "-c", command] if isinstance(command, str) else list(command)
+        argv = ["sh", "-c", command] if isinstance(command, str) else list(command)
         async with await AgentSession.open(self.files.agent) as agent:
-            return await agent.run(argv, stdin=stdin, timeout_s=timeout_s)
+            return await agent.run([*_AS_OTHERS, *argv], stdin=stdin, timeout_s=timeout_s)
 
     async def down(self) -> None:
         """End the guest and remove all it had: sockets, disks, logs. Nothing happens when it is gone already.
