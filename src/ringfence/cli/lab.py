@@ -9,6 +9,7 @@ import typer
 from ringfence.cli.output import Format, emit, note
 
 if TYPE_CHECKING:
+    from ringfence.lab.demo import Demo
     from ringfence.lab.guest import Guest
 
 _FORMAT = typer.Option("-o", "--output", help="How to print.")
@@ -116,6 +117,50 @@ def down(
     asyncio.run(end())
     for guest in guests:
         note(f"{guest.name} is gone")
+
+
+@_lab.command()
+def demo(
+    json_: Annotated[bool, typer.Option("--json", help="One JSON document instead of the table.")] = False,
+    accel: Annotated[str, typer.Option(help="auto, or a value for QEMU's -accel.")] = "auto",
+) -> None:
+    """The main job on a real guest: change its limits while it runs, and measure inside it that they hold."""
+    import asyncio
+
+    from ringfence.lab.demo import run as run_demo
+
+    found = asyncio.run(run_demo(note, accel=accel))
+    emit(found.as_data(), Format.JSON if json_ else Format.TABLE, lambda: _render_demo(found))
+    raise typer.Exit(0 if found.ok else 1)
+
+
+def _render_demo(found: Demo) -> None:
+    from rich.table import Table
+
+    from ringfence import units
+    from ringfence.cli.output import console
+    from ringfence.lab.demo import shown
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in (
+        "KNOB",
+        "BEFORE",
+        "ASKED",
+        "QEMU SAYS",
+        "MEASURED INSIDE THE GUEST",
+        "OFF BY",
+        "VERDICT",
+        "TOOK",
+    ):
+        table.add_column(title)
+    for row in found.rows:
+        verdict = row.verdict if row.holds else f"[red]{row.verdict}, does not hold[/red]"
+        values = [shown(row, value) for value in (row.before, row.asked, row.actual)]
+        took = units.format_seconds(row.took_ms / 1e3)
+        table.add_row(row.knob, *values, row.evidence, f"{row.error_pct:.1f} %", verdict, took)
+    console().print(table)
+    held = sum(row.holds for row in found.rows)
+    console().print(f"{held} of {len(found.rows)} rows hold. QEMU {found.qemu}, accelerator {found.accel}.")
 
 
 @_lab.command("ls")

@@ -88,30 +88,28 @@ class Observation(NamedTuple):
 
 
 class Part(NamedTuple):
-    """One instance of a knob on one VM: its observations, and the knob's own state behind them.
+    """One instance of a knob on one VM, as it was read.
 
     :param name: canonical name of the instance, empty where there is only one (`vda`).
     :param aliases: every other name the user may call it by.
+    :param state: the knob's own; `Knob.observation` tells what it means for a key.
     """
 
     name: str
     aliases: tuple[str, ...]
-    observations: tuple[Observation, ...]
     state: Any
 
 
 class Outcome(NamedTuple):
     """What became of one part's changes.
 
-    :param after: the part as read back from QEMU after the change.
-    :param actual: what each wanted key is now, by leaf.
+    :param after: the part as read back after the change; None when it could not be read any more.
     :param by: who refused, when somebody did: `QEMU`, `guest`, `ringfence`.
     :param detail: the reason, one sentence; empty when all is as asked.
     """
 
     verdict: Verdict
-    after: Part
-    actual: Mapping[str, Value | None]
+    after: Part | None
     by: str = ""
     detail: str = ""
     notes: tuple[str, ...] = ()
@@ -131,6 +129,9 @@ class Knob(Protocol):
 
     def observe(self) -> Steps[tuple[Part, ...]]:
         """Read every instance. Sends nothing that changes the VM."""
+
+    def observation(self, part: Part, row: Row) -> Observation:
+        """What one key of the part is, from what was read."""
 
     def check(self, part: Part, wants: Wants, *, force: bool) -> None:
         """Raise UsageError or TenantError when `wants` cannot be; `force` skips what protects the guest only."""

@@ -86,12 +86,12 @@ async def _agent(opened: OpenVm) -> Finding:
 
 async def _knobs(opened: OpenVm) -> list[Finding]:
     findings: list[Finding] = []
-    for prefix, parts in await opened.parts():
+    for knob, parts in await opened.parts():
         if not parts:
-            findings.append(Finding(prefix, Health.ADVICE, f"this VM has no {prefix}"))
+            findings.append(Finding(knob.prefix, Health.ADVICE, f"this VM has no {knob.prefix}"))
         for part in parts:
-            first = part.observations[0]
-            about = f"{prefix}.{part.name}" if part.name else first.key
+            first = knob.observation(part, knob.rows[0])
+            about = f"{knob.prefix}.{part.name}" if part.name else first.key
             if first.unavailable:
                 fix = "; ".join(advice.option for advice in first.advice)
                 findings.append(Finding(about, Health.MISSING, first.unavailable, fix))

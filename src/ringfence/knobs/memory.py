@@ -90,7 +90,7 @@ class MemoryTarget:
         path = _balloon_path("/machine/peripheral", named) or _balloon_path("/machine/peripheral-anon", anonymous)
         if not path:
             state = State("", size, size, 0, Stats(None, None, None), status["status"], frozenset())
-            return (_part(state),)
+            return (Part("", (), state),)
         options = {entry["name"] for entry in (yield Qmp("qom-list", {"path": path}))}
         asked = sorted(options & _OPTIONS.keys())
         balloon, poll_s, report, *answers = yield [
@@ -102,12 +102,33 @@ class MemoryTarget:
         now = yield WallClock()
         on = frozenset(name for name, value in zip(asked, answers, strict=True) if value)
         stats = _stats(report, now)
-        return (_part(State(path, size, balloon["actual"], poll_s, stats, status["status"], on)),)
+        return (Part("", (), State(path, size, balloon["actual"], poll_s, stats, status["status"], on)),)
+
+    def observation(self, part: Part, row: Row) -> Observation:
+        """What the balloon leaves to the guest."""
+        state: State = part.state
+        if not state.path:
+            why = "it has no balloon device"
+            return Observation(row, row.key, None, state.size_bytes, unavailable=why, advice=(_NO_DEVICE,))
+        return Observation(
+            row,
+            row.key,
+            target=state.actual_bytes,
+            actual=state.actual_bytes,
+            minimum=floor_bytes(state),
+            maximum=state.size_bytes,
+            notes=(_stats_note(state.stats),),
+            advice=tuple(
+                Advice(f"-device virtio-balloon-pci,{option}=on", why)
+                for option, why in _OPTIONS.items()
+                if option not in state.options
+            ),
+        )
 
     def check(self, part: Part, wants: Wants, *, force: bool) -> None:
         """Raise UsageError out of range, TenantError without a balloon; `force` allows to press the guest."""
         state: State = part.state
-        part.observations[0].refuse_unavailable()
+        self.observation(part, self.rows[0]).refuse_unavailable()
         want = _want(wants)
         size = units.format_bytes(state.size_bytes)
         if want > state.size_bytes:
@@ -140,10 +161,10 @@ class MemoryTarget:
         state: State = part.state
         want = _want(wants)
         if not self.changes(part, wants):
-            return Outcome(Verdict.APPLIED, part, {"target": state.actual_bytes}, notes=("already so",))
+            return Outcome(Verdict.APPLIED, part, notes=("already so",))
         if state.runstate != "running":
             detail = f"the VM is {state.runstate}: its guest cannot move before it runs (`cont`)"
-            return Outcome(Verdict.REFUSED, part, {"target": state.actual_bytes}, by="guest", detail=detail)
+            return Outcome(Verdict.REFUSED, part, by="guest", detail=detail)
         watching = not state.poll_s and want < state.actual_bytes
         if watching:
             yield _set_polling(state.path, _STATS_INTERVAL_S)
@@ -152,9 +173,7 @@ class MemoryTarget:
         if watching and floor is not None and want < floor and not force:
             yield _set_polling(state.path, 0)
             error = _too_low(want, floor)
-            return Outcome(
-                Verdict.REFUSED, part, {"target": state.actual_bytes}, "ringfence", f"{error}; {error.hint}"
-            )
+            return Outcome(Verdict.REFUSED, part, "ringfence", f"{error}; {error.hint}")
         outcome = yield from _move(part, want, timeout_s)
         if watching:
             yield _set_polling(state.path, 0)
@@ -202,30 +221,6 @@ def _stats(report: Mapping[str, Any], now_s: float) -> Stats:
     numbers = {name: None if value == UNKNOWN_STAT else int(value) for name, value in report["stats"].items()}
     available, total = numbers.get("stat-available-memory"), numbers.get("stat-total-memory")
     return Stats(available, total, max(0.0, now_s - updated))
-
-
-def _part(state: State) -> Part:
-    row = ROWS[0]
-    if not state.path:
-        none = Observation(
-            row, row.key, None, state.size_bytes, unavailable="it has no balloon device", advice=(_NO_DEVICE,)
-        )
-        return Part("", (), (none,), state)
-    observation = Observation(
-        row,
-        row.key,
-        target=state.actual_bytes,
-        actual=state.actual_bytes,
-        minimum=floor_bytes(state),
-        maximum=state.size_bytes,
-        notes=(_stats_note(state.stats),),
-        advice=tuple(
-            Advice(f"-device virtio-balloon-pci,{option}=on", why)
-            for option, why in _OPTIONS.items()
-            if option not in state.options
-        ),
-    )
-    return Part("", (), (observation,), state)
 
 
 def _stats_note(stats: Stats) -> str:
@@ -284,18 +279,17 @@ def _move(part: Part, want: int, timeout_s: float) -> Steps[Outcome]:
     met = abs(seen.actual_bytes - want) < PAGE_BYTES
     if not met:
         yield Qmp("balloon", {"value": seen.actual_bytes})
-    after = _part(state._replace(actual_bytes=seen.actual_bytes))
-    actual = {"target": seen.actual_bytes}
+    after = Part("", (), state._replace(actual_bytes=seen.actual_bytes))
     notes: tuple[str, ...] = ()
     if rss_before is not None and rss_after is not None:
         notes = (f"host RSS {units.format_bytes(rss_before)} -> {units.format_bytes(rss_after)}",)
     if met:
-        return Outcome(Verdict.APPLIED, after, actual, notes=notes)
+        return Outcome(Verdict.APPLIED, after, notes=notes)
     how = f"in {units.format_seconds(round(seen.seconds, 1))}"
     if seen.moved:
         why = "the deadline passed" if seen.timed_out else f"it has stood still for {STANDSTILL_S:.0f} s"
         detail = f"the guest came to {units.format_bytes(seen.actual_bytes)} {how} ({why}); that is its target now"
-        return Outcome(Verdict.PARTIAL, after, actual, by="guest", detail=detail, notes=notes)
+        return Outcome(Verdict.PARTIAL, after, by="guest", detail=detail, notes=notes)
     never = state.stats.age_s is None
     reason = (
         "it has no balloon driver, or has not booted far enough to load it"
@@ -303,4 +297,4 @@ def _move(part: Part, want: int, timeout_s: float) -> Steps[Outcome]:
         else "its driver does not answer"
     )
     detail = f"QEMU accepted the target and nothing moved {how}: {reason}; the target is set back"
-    return Outcome(Verdict.REFUSED, after, actual, by="guest", detail=detail, notes=notes)
+    return Outcome(Verdict.REFUSED, after, by="guest", detail=detail, notes=notes)

@@ -80,7 +80,9 @@ class Vm:
         if self.refuse_after == 0:
             raise MonitorRefusedError("not now")
         self.refuse_after -= 1
-        self.limits[arguments["id"]] = {k: v for k, v in arguments.items() if k not in ("id", "group")}
+        self.limits[f"/machine/peripheral/{arguments['id']}"] = {
+            k: v for k, v in arguments.items() if k not in ("id", "group")
+        }
         return {}
 
     async def set(self, values: Mapping[str, Any]) -> list[changes.Result]:
