@@ -184,8 +184,8 @@ def _planned(simulated: CompletedProcess[str]) -> tuple[Package, ...]:
 def _complaint(done: CompletedProcess[str]) -> str:
     """The line of a program's output that says what went wrong."""
     lines = [line for line in (done.stderr + "\n" + done.stdout).splitlines() if line.strip()]
-    errors = [line for line in lines if line.startswith(("E:", "Err:"))]
-    return (errors or lines or [f"exit code {done.returncode}"])[0].strip()
+    telling = [line for mark in ("E: ", "W: ") for line in lines if line.startswith(mark)]
+    return (telling or lines or [f"exit code {done.returncode}"])[0].strip()
 
 
 Say = Callable[[str], None]
