@@ -13,6 +13,7 @@ Values are plain integers in the base unit, except durations, which are float se
 from __future__ import annotations
 
 import re
+from typing import NamedTuple
 
 from ringfence.errors import UsageError
 
@@ -37,71 +38,64 @@ _EXAMPLES = {
     SECONDS: "10s, 500ms, 2min or a number of seconds",
 }
 
-_NUMBER = re.compile(r"([+-]?\d+(?:\.\d+)?|[+-]?\.\d+)\s*([A-Za-z/]*)")
+_NUMBER = re.compile(r"([+-]?)([0-9]{0,30})(?:\.([0-9]{0,30}))?\s*([A-Za-z/]*)")
 
 
-def _split(kind: str, text: str) -> tuple[float, str]:
+class _Quantity(NamedTuple):
+    """`1.25GiB` is 125 over 100, and the suffix."""
+
+    numerator: int
+    denominator: int
+    suffix: str
+
+
+def _split(kind: str, text: str) -> _Quantity:
     match = _NUMBER.fullmatch(text.strip().replace("_", ""))
-    if match is None:
-        raise UsageError(f"cannot read {text!r} as {kind}", hint=f"write {_EXAMPLES[kind]}")
-    number = float(match[1])
-    if number < 0:
+    if match is None or not (match[2] or match[3]):
+        raise UsageError(f"cannot read {text[:60]!r} as {kind}", hint=f"write {_EXAMPLES[kind]}")
+    if match[1] == "-":
         raise UsageError(f"{text!r} is negative", hint=f"write {_EXAMPLES[kind]}")
-    return number, match[2]
+    fraction = match[3] or ""
+    return _Quantity(int(match[2] + fraction), 10 ** len(fraction), match[4])
 
 
-def _byte_factor(suffix: str) -> float | None:
-    """Bytes in one `suffix`, or None when it is no unit of bytes. Case of the B is free, `b` is not bits."""
-    low = suffix.lower()
-    if low in ("", "b"):
-        return 1
-    if low.endswith("bit"):
-        return None
-    if low in _BINARY:
-        return _BINARY[low]
-    if len(low) == 3 and low.endswith("ib"):
-        return _BINARY.get(low[0])
-    if len(low) == 2 and low.endswith("b"):
-        return _DECIMAL.get(low[0])
+def _byte_bits(suffix: str) -> int | None:
+    """Bits in one `suffix` of bytes, or None when it is no such unit. The B may be small: `mb` is not a bit."""
+    if suffix in ("", "b"):
+        return 8
+    if suffix in _BINARY:
+        return 8 * _BINARY[suffix]
+    prefix = suffix[0]
+    if suffix == f"{prefix}ib" and prefix in _BINARY:
+        return 8 * _BINARY[prefix]
+    if suffix == f"{prefix}b" and prefix in _DECIMAL:
+        return 8 * _DECIMAL[prefix]
     return None
 
 
-def _rate_factor(suffix: str) -> float | None:
+def _rate_bits(suffix: str) -> int | None:
+    """Bits in one `suffix` of bytes or bits per second."""
+    suffix = suffix.removesuffix("/s").removesuffix("ps")
+    if not suffix.endswith("bit"):
+        return _byte_bits(suffix)
+    prefix = suffix.removesuffix("bit")
+    if prefix.endswith("i"):
+        return _BINARY.get(prefix[:-1])
+    return _DECIMAL.get(prefix)
+
+
+def _iops(suffix: str) -> int | None:
+    return _DECIMAL.get(suffix.removesuffix("/s").removesuffix("iops"))
+
+
+def _factor(kind: str, suffix: str) -> tuple[int, int] | None:
+    """What one `suffix` is in the base unit of `kind`, as a fraction; None when it is no unit of it."""
     low = suffix.lower()
-    for per_second in ("/s", "ps"):
-        low = low.removesuffix(per_second)
-    if low.endswith("bit"):
-        prefix = low.removesuffix("bit")
-        if prefix.endswith("i"):
-            binary = _BINARY.get(prefix[0]) if len(prefix) == 2 else None
-            return None if binary is None else binary / 8
-        decimal = _DECIMAL.get(prefix)
-        return None if decimal is None else decimal / 8
-    return _byte_factor(low)
-
-
-def _iops_factor(suffix: str) -> float | None:
-    low = suffix.lower()
-    for ending in ("/s", "iops"):
-        low = low.removesuffix(ending)
-    return _DECIMAL.get(low)
-
-
-def _count_factor(suffix: str) -> float | None:
-    return None if suffix else 1
-
-
-def _second_factor(suffix: str) -> float | None:
-    return _TIME_S.get(suffix.lower())
-
-
-_FACTORS = {
-    BYTES: _byte_factor,
-    BYTES_PER_S: _rate_factor,
-    IOPS: _iops_factor,
-    COUNT: _count_factor,
-    SECONDS: _second_factor,
-}
+    if kind in (BYTES, BYTES_PER_S):
+        bits = _byte_bits(low) if kind == BYTES else _rate_bits(low)
+        return None if bits is None else (bits, 8)
+    whole = _iops(low) if kind == IOPS else 1 if not low else None
+    return None if whole is None else (whole, 1)
 
 
 def parse_seconds(text: str) -> float:
@@ -109,31 +103,29 @@ def parse_seconds(text: str) -> float:
 
     :raise UsageError: no number, an unknown unit, or a negative value.
     """
-    number, suffix = _split(SECONDS, text)
-    factor = _second_factor(suffix)
+    numerator, denominator, suffix = _split(SECONDS, text)
+    factor = _TIME_S.get(suffix.lower())
     if factor is None:
         raise UsageError(f"unknown unit {suffix!r} in {text!r}", hint=f"write {_EXAMPLES[SECONDS]}")
-    return number * factor
+    return numerator / denominator * factor
 
 
 def parse(kind: str, text: str) -> int:
-    """Read `text` as a whole number of the base unit of `kind` (one of this module's constants).
+    """Read `text` as a whole number of the base unit of `kind`: bytes, bytes/s, IOPS or a count.
 
-    `unlimited`, `none`, `max` and `off` are not read here: whether a knob can be lifted is the knob's to say
-    (see `is_unlimited`).
+    Bytes are rounded down to a whole one, so that `1.1GiB` is a size; requests and counts must be whole.
+    `unlimited` and its like are not read here: whether a knob can be lifted is the knob's to say.
 
-    :raise UsageError: no number, an unknown unit, a negative value, or a fraction of the base unit.
+    :raise UsageError: no number, an unknown unit, a negative value, or half a request.
     """
-    number, suffix = _split(kind, text)
-    factor = _FACTORS[kind](suffix)
+    numerator, denominator, suffix = _split(kind, text)
+    factor = _factor(kind, suffix)
     if factor is None:
         raise UsageError(f"unknown unit {suffix!r} in {text!r}", hint=f"write {_EXAMPLES[kind]}")
-    if factor == 1 and re.fullmatch(r"\+?[\d_]+\s*\D*", text.strip()):
-        return int(re.sub(r"\D", "", text))  # exact beyond 2^53
-    value = number * factor
-    if value != int(value):
+    value, rest = divmod(numerator * factor[0], denominator * factor[1])
+    if rest and (kind in (IOPS, COUNT) or not value):
         raise UsageError(f"{text!r} is not a whole number of {kind}", hint=f"write {_EXAMPLES[kind]}")
-    return int(value)
+    return value
 
 
 def is_unlimited(text: str) -> bool:

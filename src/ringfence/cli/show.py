@@ -13,7 +13,7 @@ from ringfence.cli import target
 from ringfence.cli.output import Format, console, emit
 
 if TYPE_CHECKING:
-    from ringfence.core.knob import Observation, Part, Value
+    from ringfence.core.knob import Knob, Observation, Part, Value
     from ringfence.core.model import Vm
 
 
@@ -34,16 +34,20 @@ def show(
     data = {
         "vm": info.name,
         "pid": info.pid,
-        "knobs": [as_data(o) | {"aliases": list(part.aliases)} for part in parts for o in part.observations],
+        "knobs": [
+            as_data(knob.observation(part, row)) | {"aliases": list(part.aliases)}
+            for knob, part in parts
+            for row in knob.rows
+        ],
     }
     emit(data, output, lambda: _render(parts, every=every))
 
 
-async def _read(vm: Vm) -> list[Part]:
+async def _read(vm: Vm) -> list[tuple[Knob, Part]]:
     from ringfence.engine.api import open_vm
 
     async with await open_vm(vm) as opened:
-        return [part for _, parts in await opened.parts() for part in parts]
+        return [(knob, part) for knob, parts in await opened.parts() for part in parts]
 
 
 def as_data(observation: Observation) -> dict[str, object]:
@@ -60,6 +64,7 @@ def as_data(observation: Observation) -> dict[str, object]:
         "help": row.help,
         "unavailable": observation.unavailable or None,
         "notes": list(observation.notes),
+        "advice": [advice._asdict() for advice in observation.advice],
     }
 
 
@@ -79,18 +84,20 @@ def _range(observation: Observation) -> str:
     return f"{text(low) or '?'} to {text(high) or '?'}"
 
 
-def _render(parts: Sequence[Part], *, every: bool) -> None:
+def _render(parts: Sequence[tuple[Knob, Part]], *, every: bool) -> None:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("KNOB", "NOW", "RANGE", "BY", "NOTES"):
         table.add_column(column, overflow="fold")
-    for part in parts:
+    for knob, part in parts:
         others = [name for name in part.aliases if not name.startswith("/")]
-        for index, o in enumerate(part.observations):
+        for index, row in enumerate(knob.rows):
+            o = knob.observation(part, row)
             if not (every or o.row.main or o.actual is not None):
                 continue
             notes = [o.unavailable] if o.unavailable else list(o.notes)
+            notes += [f"start it with {advice.option}: {advice.why}" for advice in o.advice]
             if index == 0 and others:
                 notes.insert(0, f"also {', '.join(others)}")
             span = "not available" if o.unavailable else _range(o)

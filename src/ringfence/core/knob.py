@@ -16,6 +16,7 @@ from enum import StrEnum
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from ringfence.core.requests import Agent, Qmp, Steps
+from ringfence.errors import TenantError
 
 Value: TypeAlias = int | str
 
@@ -50,12 +51,23 @@ class Row(NamedTuple):
     main: bool = True
 
 
+class Advice(NamedTuple):
+    """What to start the VM with for a key to work, or to work better.
+
+    :param option: QEMU's command line option, to copy.
+    :param why: what it brings.
+    """
+
+    option: str
+    why: str
+
+
 class Observation(NamedTuple):
     """What a key is now.
 
     :param target: what was asked of QEMU; None is unlimited or unset.
     :param actual: what is so; None is unlimited, unset, or unknown (then `unavailable` or `notes` says why).
-    :param unavailable: why it cannot be changed, and with which option it could; empty when it can.
+    :param unavailable: why it cannot be changed on this VM; empty when it can. `advice` says what would help.
     """
 
     row: Row
@@ -66,33 +78,38 @@ class Observation(NamedTuple):
     maximum: int | None = None
     unavailable: str = ""
     notes: tuple[str, ...] = ()
+    advice: tuple[Advice, ...] = ()
+
+    def refuse_unavailable(self) -> None:
+        """:raise TenantError: it cannot be changed on this VM; the hint is the advice."""
+        if self.unavailable:
+            hint = "; ".join(f"start it with {advice.option}" for advice in self.advice)
+            raise TenantError(f"{self.key} is not available: {self.unavailable}", hint=hint)
 
 
 class Part(NamedTuple):
-    """One instance of a knob on one VM: its observations, and the knob's own state behind them.
+    """One instance of a knob on one VM, as it was read.
 
     :param name: canonical name of the instance, empty where there is only one (`vda`).
     :param aliases: every other name the user may call it by.
+    :param state: the knob's own; `Knob.observation` tells what it means for a key.
     """
 
     name: str
     aliases: tuple[str, ...]
-    observations: tuple[Observation, ...]
     state: Any
 
 
 class Outcome(NamedTuple):
     """What became of one part's changes.
 
-    :param after: the part as read back from QEMU after the change.
-    :param actual: what each wanted key is now, by leaf.
+    :param after: the part as read back after the change; None when it could not be read any more.
     :param by: who refused, when somebody did: `QEMU`, `guest`, `ringfence`.
     :param detail: the reason, one sentence; empty when all is as asked.
     """
 
     verdict: Verdict
-    after: Part
-    actual: Mapping[str, Value | None]
+    after: Part | None
     by: str = ""
     detail: str = ""
     notes: tuple[str, ...] = ()
@@ -112,6 +129,9 @@ class Knob(Protocol):
 
     def observe(self) -> Steps[tuple[Part, ...]]:
         """Read every instance. Sends nothing that changes the VM."""
+
+    def observation(self, part: Part, row: Row) -> Observation:
+        """What one key of the part is, from what was read."""
 
     def check(self, part: Part, wants: Wants, *, force: bool) -> None:
         """Raise UsageError or TenantError when `wants` cannot be; `force` skips what protects the guest only."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import TracebackType
 
-from ringfence.core.knob import Observation, Part
+from ringfence.core.knob import Knob, Observation, Part
 from ringfence.core.model import Vm
 from ringfence.engine import changes
 from ringfence.engine.changes import Result, Step
@@ -31,16 +31,21 @@ class OpenVm:
         self.info = info
         self.edges = edges
 
-    async def parts(self) -> list[tuple[str, tuple[Part, ...]]]:
-        """Every knob's parts, by the knob's prefix.
+    async def parts(self) -> list[tuple[Knob, tuple[Part, ...]]]:
+        """Every knob with its parts on this VM.
 
         :raise MonitorError: QEMU went away or does not answer.
         """
-        return [(knob.prefix, await run(knob.observe(), self.edges)) for knob in registry.KNOBS]
+        return [(knob, await run(knob.observe(), self.edges)) for knob in registry.KNOBS]
 
     async def show(self) -> list[Observation]:
         """Every key of this VM: now, range, mechanism, or why it is not available."""
-        return [o for _, parts in await self.parts() for part in parts for o in part.observations]
+        return [
+            knob.observation(part, row)
+            for knob, parts in await self.parts()
+            for part in parts
+            for row in knob.rows
+        ]
 
     async def plan(self, values: Mapping[str, str | int | float | None], *, force: bool = False) -> list[Step]:
         """Check values and work out the exact requests. Changes nothing; see `changes.plan` for errors."""

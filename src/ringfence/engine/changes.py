@@ -49,26 +49,23 @@ class Step(NamedTuple):
         """Exactly what would be sent to change the VM."""
         return self.knob.changes(self.part, self.wants)
 
-    def before(self) -> dict[str, Value | None]:
-        """What each wanted leaf is now."""
-        return {leaf: self._observation(leaf, self.part).actual for leaf in self.keys}
-
     def _observation(self, leaf: str, part: Part) -> Observation:
-        row = self.keys[leaf].row
-        return next(o for o in part.observations if o.row is row)
+        return self.knob.observation(part, self.keys[leaf].row)
 
     def result(self, leaf: str, outcome: Outcome, took_ms: float, *, exit_code: int | None = None) -> Result:
         """The result of one leaf of this step."""
         code = _EXIT_CODES[outcome.verdict] if exit_code is None else exit_code
         if outcome.verdict is Verdict.REFUSED and exit_code is None:
             code = _REFUSER_CODES.get(outcome.by, code)
+        before = self._observation(leaf, self.part)
+        after = self._observation(leaf, outcome.after) if outcome.after else None
         return Result(
-            key=self._observation(leaf, self.part).key,
-            row=self.keys[leaf].row,
-            before=self._observation(leaf, self.part).actual,
+            key=before.key,
+            row=before.row,
+            before=before.actual,
             asked=self.wants[leaf],
-            target=self._observation(leaf, outcome.after).target,
-            actual=outcome.actual.get(leaf),
+            target=after.target if after else None,
+            actual=after.actual if after else None,
             verdict=outcome.verdict,
             by=outcome.by,
             detail=outcome.detail,
@@ -134,7 +131,7 @@ async def apply(
     stopped = ""
     for step in steps:
         if stopped:
-            outcome = Outcome(Verdict.NOT_ATTEMPTED, step.part, step.before(), detail=f"because {stopped}")
+            outcome = Outcome(Verdict.NOT_ATTEMPTED, step.part, detail=f"because {stopped}")
             results += [step.result(leaf, outcome, 0.0) for leaf in step.keys]
             continue
         start = time.perf_counter()
@@ -163,6 +160,5 @@ async def _failed(edges: Edges, step: Step, error: RingfenceError) -> Outcome:
         part = next(part for part in parts if part.name == step.part.name)
     except (RingfenceError, StopIteration):
         state = error.state or "whether the change took effect is not known"
-        return Outcome(Verdict.FAILED, step.part, dict.fromkeys(step.keys), detail=f"{detail} ({state})")
-    now = step._replace(part=part).before()
-    return Outcome(Verdict.FAILED, part, now, detail=f"{detail} (read back after it)")
+        return Outcome(Verdict.FAILED, None, detail=f"{detail} ({state})")
+    return Outcome(Verdict.FAILED, part, detail=f"{detail} (read back after it)")

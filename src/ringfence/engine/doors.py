@@ -2,29 +2,60 @@
 
 from __future__ import annotations
 
-from ringfence.core.model import Vm
+import asyncio
+from collections.abc import Sequence
+
+from ringfence.core.model import Address, Vm
 from ringfence.errors import MonitorBusyError, MonitorError, TenantError
 from ringfence.qemu.session import Session
 
+_HEAD_START_S = 0.1
+"""A free monitor greets within a few milliseconds; who has not by then is probably serving somebody else."""
+
+_MANAGERS_OWN = ("/var/lib/libvirt/", "/run/libvirt/", "/var/run/qemu-server/", "/run/qemu-server/")
+
 
 async def open_session(vm: Vm, *, timeout_s: float = 2.0) -> Session:
-    """A QMP session on the first of the VM's sockets that greets.
+    """A QMP session on the VM's first socket that greets; a manager's own socket is tried last.
 
     :raise TenantError: the VM has no QMP socket.
     :raise MonitorBusyError: every socket is held by another client.
-    :raise MonitorError: no socket can be reached; the last reason is given.
+    :raise MonitorError: no socket can be reached; the first reason is given.
     """
     if not vm.qmp_addresses:
+        human = "; its human monitor works with `ringfence monitor`" if vm.hmp_addresses else ""
         raise TenantError(
             f"VM {vm.name!r} has no QMP socket",
-            hint="start it with -qmp unix:/run/NAME.qmp,server=on,wait=off"
-            + ("; its human monitor works with `ringfence monitor`" if vm.hmp_addresses else ""),
+            hint=f"start it with -qmp unix:/run/NAME.qmp,server=on,wait=off{human}",
         )
+    addresses = sorted(vm.qmp_addresses, key=lambda address: address.path.startswith(_MANAGERS_OWN))
+    if len(addresses) == 1:
+        return await Session.open(addresses[0], timeout_s=timeout_s)
+    return await _first_to_greet(addresses, timeout_s)
+
+
+async def _first_to_greet(addresses: Sequence[Address], timeout_s: float) -> Session:
+    """Try one socket after the other, each with a head start on the next, not waiting for a silent one to fail."""
+    waiting = list(addresses)
+    running: set[asyncio.Task[Session]] = set()
     errors: list[MonitorError] = []
-    for address in vm.qmp_addresses:
-        try:
-            return await Session.open(address, timeout_s=timeout_s)
-        except MonitorError as error:
-            errors.append(error)
+    try:
+        while waiting or running:
+            if waiting:
+                running.add(asyncio.ensure_future(Session.open(waiting.pop(0), timeout_s=timeout_s)))
+            done, running = await asyncio.wait(
+                running, timeout=_HEAD_START_S if waiting else None, return_when=asyncio.FIRST_COMPLETED
+            )
+            for task in done:
+                try:
+                    return task.result()
+                except MonitorError as error:
+                    errors.append(error)
+    finally:
+        for task in running:
+            task.cancel()
+        for late in await asyncio.gather(*running, return_exceptions=True):
+            if isinstance(late, Session):
+                await late.close()
     busy = [error for error in errors if isinstance(error, MonitorBusyError)]
-    raise busy[-1] if busy else errors[-1]
+    raise (busy or errors)[0]

@@ -17,19 +17,27 @@ from typing import Any, NamedTuple
 from ringfence.core.requests import Qmp, Steps
 
 _VIRTIO_BACKEND = "/virtio-backend"
+_PERIPHERAL = "/machine/peripheral/"
 
 
 class Disk(NamedTuple):
     """One block device of a VM.
 
     :param qdev: QOM path (or id) as `query-block` gives it.
+    :param block_backend: QEMU's name of the drive, empty for those made by -blockdev.
     :param inserted: QEMU's description of the medium, limits included; empty for an empty drive.
     """
 
     name: str
     aliases: tuple[str, ...]
     qdev: str
+    block_backend: str
     inserted: Mapping[str, Any]
+
+    @property
+    def short_path(self) -> str:
+        """The QOM path as commands take it: one below /machine/peripheral may be given without that."""
+        return self.qdev.removeprefix(_PERIPHERAL)
 
 
 def observe() -> Steps[tuple[Disk, ...]]:
@@ -43,7 +51,7 @@ def _disk(block: Mapping[str, Any], place: str) -> Disk:
     qdev = block["qdev"]
     inserted = block.get("inserted") or {}
     frontend = qdev.removesuffix(_VIRTIO_BACKEND)
-    device_id = frontend.removeprefix("/machine/peripheral/")
+    device_id = frontend.removeprefix(_PERIPHERAL)
     node = inserted.get("node-name", "")
     names = [
         place,
@@ -54,12 +62,12 @@ def _disk(block: Mapping[str, Any], place: str) -> Disk:
         frontend,
     ]
     known = tuple(dict.fromkeys(name for name in names if name))
-    return Disk(known[0], known[1:], qdev, inserted)
+    return Disk(known[0], known[1:], qdev, block.get("device", ""), inserted)
 
 
 def _frontend_path(qdev: str) -> str:
     path = qdev.removesuffix(_VIRTIO_BACKEND)
-    return path if path.startswith("/") else f"/machine/peripheral/{path}"
+    return path if path.startswith("/") else f"{_PERIPHERAL}{path}"
 
 
 def _qom_get(path: str, name: str) -> Qmp:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from ringfence.core.knob import Observation, Outcome, Part, Row, Value, Verdict, Wants
 from ringfence.core.requests import Agent, Qmp, Steps
-from ringfence.errors import MonitorRefusedError, TenantError, UsageError
+from ringfence.errors import MonitorRefusedError, UsageError
 from ringfence.knobs import disk_limits, disk_names
 from ringfence.knobs.disk_limits import FIELDS, RATES, Limits
 
@@ -42,10 +42,20 @@ class DiskThrottle:
         disks = yield from disk_names.observe()
         return tuple(_part(disk, disks) for disk in disks)
 
+    def observation(self, part: Part, row: Row) -> Observation:
+        """One limit of a disk."""
+        state: State = part.state
+        leaf = row.key.removeprefix("disk.<disk>.")
+        now = _leaf(state, leaf)
+        lowest, highest = (None, None) if leaf == "group" else (1, disk_limits.LIMIT_MAX)
+        unavailable = "" if state.disk.inserted else "no medium in the drive, so there is nothing to limit"
+        shared = bool(state.members) and now is not None
+        notes = (f"shares group {state.group!r} with {', '.join(state.members)}",) if shared else ()
+        return Observation(row, f"disk.{part.name}.{leaf}", now, now, lowest, highest, unavailable, notes)
+
     def check(self, part: Part, wants: Wants, *, force: bool) -> None:
         """Raise UsageError for what QEMU would refuse, TenantError for an empty drive; `force` is no matter."""
-        if part.observations[0].unavailable:
-            raise TenantError(f"disk {part.name}: {part.observations[0].unavailable}")
+        self.observation(part, self.rows[0]).refuse_unavailable()
         for leaf, value in wants.items():
             disk_limits.check_value(part.name, leaf, value)
         limits, _ = _wanted(part, wants)
@@ -61,10 +71,12 @@ class DiskThrottle:
         limits, group = _wanted(part, wants)
         if limits == part.state.limits and group == part.state.group:
             return []
-        arguments: dict[str, object] = {"id": part.state.disk.qdev}
+        arguments: dict[str, object] = {"id": part.state.disk.short_path}
         arguments.update((field, limits[field]) for field in RATES.values())
         arguments.update((field, limits[field]) for field in FIELDS.values() if limits[field])
-        if group:
+        # A disk that is set without a group stays in the one it is in; QEMU reads a command byte by byte, so what
+        # need not be said costs time.
+        if group and (part.state.members or group != part.state.group):
             arguments["group"] = group
         return [Qmp("block_set_io_throttle", arguments)]
 
@@ -72,49 +84,38 @@ class DiskThrottle:
         """Write, and read back in the same breath: QEMU takes all limits at once or none."""
         write = [change for change in self.changes(part, wants) if isinstance(change, Qmp)]
         if not write:
-            return Outcome(Verdict.APPLIED, part, _leaves(part, wants), notes=("already so",))
+            return Outcome(Verdict.APPLIED, part, notes=("already so",))
         try:
             *_, blocks = yield [*write, Qmp("query-block")]
         except MonitorRefusedError as refusal:
-            return Outcome(Verdict.REFUSED, part, _leaves(part, wants), by="QEMU", detail=refusal.message)
+            return Outcome(Verdict.REFUSED, part, by="QEMU", detail=refusal.message)
         inserted = {block.get("qdev"): block.get("inserted") or {} for block in blocks}
         disks = tuple(disk._replace(inserted=inserted.get(disk.qdev, {})) for disk in part.state.disks)
         after = next(_part(disk, disks) for disk in disks if disk.qdev == part.state.disk.qdev)
         limits, _ = _wanted(part, wants)
-        actual = _leaves(after, wants)
         if after.state.limits != limits:
             detail = "QEMU accepted the command and holds other limits: another client may be setting them too"
-            return Outcome(Verdict.FAILED, after, actual, by="QEMU", detail=detail)
-        return Outcome(Verdict.APPLIED, after, actual, notes=_shared_note(after))
+            return Outcome(Verdict.FAILED, after, by="QEMU", detail=detail)
+        return Outcome(Verdict.APPLIED, after, notes=_shared_note(after))
 
 
 def _part(disk: disk_names.Disk, disks: tuple[disk_names.Disk, ...]) -> Part:
     group = disk.inserted.get("group", "")
     members = tuple(o.name for o in disks if group and o.qdev != disk.qdev and o.inserted.get("group") == group)
     state = State(disk, disk_limits.read(disk.inserted), group, members, disks)
-    unavailable = "" if disk.inserted else "no medium in the drive, so there is nothing to limit"
-    notes = (f"shares group {group!r} with {', '.join(members)}",) if members else ()
-    observations = tuple(_observation(row, state, unavailable, notes) for row in disk_limits.ROWS)
-    return Part(disk.name, disk.aliases, observations, state)
-
-
-def _observation(row: Row, state: State, unavailable: str, notes: tuple[str, ...]) -> Observation:
-    leaf = row.key.removeprefix("disk.<disk>.")
-    now = _leaf(state, leaf)
-    key = f"disk.{state.disk.name}.{leaf}"
-    if leaf == "group":
-        return Observation(row, key, now, now, unavailable=unavailable, notes=notes)
-    return Observation(row, key, now, now, 1, disk_limits.LIMIT_MAX, unavailable, notes if now else ())
+    return Part(disk.name, disk.aliases, state)
 
 
 def _leaf(state: State, leaf: str) -> Value | None:
-    if leaf == "group":
-        return state.group if state.members else None
-    return state.limits[FIELDS[leaf]] or None
-
-
-def _leaves(part: Part, wants: Wants) -> dict[str, Value | None]:
-    return {leaf: part.state.group or None if leaf == "group" else _leaf(part.state, leaf) for leaf in wants}
+    if leaf != "group":
+        return state.limits[FIELDS[leaf]] or None
+    # QEMU gives every limited disk a group of its own name: that is nobody's choice, so it is not shown.
+    own = state.group in (
+        state.disk.qdev,
+        state.disk.short_path,
+        state.disk.block_backend,
+    ) or state.group.startswith("ringfence-")
+    return state.group if state.group and (state.members or not own) else None
 
 
 def _wanted(part: Part, wants: Wants) -> tuple[dict[str, int], str]:

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from ringfence import units
-from ringfence.core.knob import Observation, Outcome, Part, Row, Verdict, Wants
+from ringfence.core.knob import Advice, Observation, Outcome, Part, Row, Verdict, Wants
 from ringfence.core.requests import Agent, Clock, HostRss, Progress, Qmp, Steps, Wait, WallClock
-from ringfence.errors import TenantError, UsageError
+from ringfence.errors import UsageError
 
 PAGE_BYTES = 4096
 UNKNOWN_STAT = 2**64 - 1
@@ -33,8 +33,13 @@ ROWS = (
         help="memory the guest may use; its maximum is what QEMU was started with (-m)",
     ),
 )
-NO_DEVICE = (
-    "started without a balloon device: add -device virtio-balloon-pci,deflate-on-oom=on,free-page-reporting=on"
+_OPTIONS = {
+    "deflate-on-oom": "the balloon gives memory back before the guest kills processes",
+    "free-page-reporting": "memory the guest frees returns to the host by itself",
+}
+_NO_DEVICE = Advice(
+    "-device virtio-balloon-pci," + ",".join(f"{option}=on" for option in _OPTIONS),
+    "memory can be taken and given",
 )
 
 
@@ -54,6 +59,7 @@ class State(NamedTuple):
     :param size_bytes: boot memory and plugged DIMMs, which is the balloon's largest target.
     :param poll_s: how often the guest reports statistics; 0 is never.
     :param runstate: QEMU's word, such as `running` or `paused`.
+    :param options: which of the recommended options of the device are on.
     """
 
     path: str
@@ -62,6 +68,7 @@ class State(NamedTuple):
     poll_s: int
     stats: Stats
     runstate: str
+    options: frozenset[str]
 
 
 class MemoryTarget:
@@ -82,10 +89,10 @@ class MemoryTarget:
         size = summary["base-memory"] + summary.get("plugged-memory", 0)
         path = _balloon_path("/machine/peripheral", named) or _balloon_path("/machine/peripheral-anon", anonymous)
         if not path:
-            state = State("", size, size, 0, Stats(None, None, None), status["status"])
-            return (_part(state, {}),)
+            state = State("", size, size, 0, Stats(None, None, None), status["status"], frozenset())
+            return (Part("", (), state),)
         options = {entry["name"] for entry in (yield Qmp("qom-list", {"path": path}))}
-        asked = sorted(options & {"deflate-on-oom", "free-page-reporting"})
+        asked = sorted(options & _OPTIONS.keys())
         balloon, poll_s, report, *answers = yield [
             Qmp("query-balloon"),
             _qom_get(path, "guest-stats-polling-interval"),
@@ -93,20 +100,35 @@ class MemoryTarget:
             *(_qom_get(path, name) for name in asked),
         ]
         now = yield WallClock()
-        state = State(path, size, balloon["actual"], poll_s, _stats(report, now), status["status"])
-        options_now = dict.fromkeys(("deflate-on-oom", "free-page-reporting")) | dict(
-            zip(asked, answers, strict=True)
+        on = frozenset(name for name, value in zip(asked, answers, strict=True) if value)
+        stats = _stats(report, now)
+        return (Part("", (), State(path, size, balloon["actual"], poll_s, stats, status["status"], on)),)
+
+    def observation(self, part: Part, row: Row) -> Observation:
+        """What the balloon leaves to the guest."""
+        state: State = part.state
+        if not state.path:
+            why = "it has no balloon device"
+            return Observation(row, row.key, None, state.size_bytes, unavailable=why, advice=(_NO_DEVICE,))
+        return Observation(
+            row,
+            row.key,
+            target=state.actual_bytes,
+            actual=state.actual_bytes,
+            minimum=floor_bytes(state),
+            maximum=state.size_bytes,
+            notes=(_stats_note(state.stats),),
+            advice=tuple(
+                Advice(f"-device virtio-balloon-pci,{option}=on", why)
+                for option, why in _OPTIONS.items()
+                if option not in state.options
+            ),
         )
-        return (_part(state, options_now),)
 
     def check(self, part: Part, wants: Wants, *, force: bool) -> None:
         """Raise UsageError out of range, TenantError without a balloon; `force` allows to press the guest."""
         state: State = part.state
-        if part.observations[0].unavailable:
-            raise TenantError(
-                f"memory.target is not available: {part.observations[0].unavailable.split(':')[0]}",
-                hint=part.observations[0].unavailable.partition(": ")[2],
-            )
+        self.observation(part, self.rows[0]).refuse_unavailable()
         want = _want(wants)
         size = units.format_bytes(state.size_bytes)
         if want > state.size_bytes:
@@ -139,10 +161,10 @@ class MemoryTarget:
         state: State = part.state
         want = _want(wants)
         if not self.changes(part, wants):
-            return Outcome(Verdict.APPLIED, part, {"target": state.actual_bytes}, notes=("already so",))
+            return Outcome(Verdict.APPLIED, part, notes=("already so",))
         if state.runstate != "running":
             detail = f"the VM is {state.runstate}: its guest cannot move before it runs (`cont`)"
-            return Outcome(Verdict.REFUSED, part, {"target": state.actual_bytes}, by="guest", detail=detail)
+            return Outcome(Verdict.REFUSED, part, by="guest", detail=detail)
         watching = not state.poll_s and want < state.actual_bytes
         if watching:
             yield _set_polling(state.path, _STATS_INTERVAL_S)
@@ -151,9 +173,7 @@ class MemoryTarget:
         if watching and floor is not None and want < floor and not force:
             yield _set_polling(state.path, 0)
             error = _too_low(want, floor)
-            return Outcome(
-                Verdict.REFUSED, part, {"target": state.actual_bytes}, "ringfence", f"{error}; {error.hint}"
-            )
+            return Outcome(Verdict.REFUSED, part, "ringfence", f"{error}; {error.hint}")
         outcome = yield from _move(part, want, timeout_s)
         if watching:
             yield _set_polling(state.path, 0)
@@ -201,24 +221,6 @@ def _stats(report: Mapping[str, Any], now_s: float) -> Stats:
     numbers = {name: None if value == UNKNOWN_STAT else int(value) for name, value in report["stats"].items()}
     available, total = numbers.get("stat-available-memory"), numbers.get("stat-total-memory")
     return Stats(available, total, max(0.0, now_s - updated))
-
-
-def _part(state: State, options: Mapping[str, object]) -> Part:
-    row = ROWS[0]
-    if not state.path:
-        return Part("", (), (Observation(row, row.key, None, state.size_bytes, unavailable=NO_DEVICE),), state)
-    notes = [_stats_note(state.stats)]
-    for option, why in (
-        ("deflate-on-oom", "gives memory back before the guest kills processes"),
-        ("free-page-reporting", "memory the guest frees returns to the host by itself"),
-    ):
-        if not options.get(option):
-            notes.append(f"start the balloon with {option}=on: {why}")
-    floor = floor_bytes(state)
-    observation = Observation(
-        row, row.key, state.actual_bytes, state.actual_bytes, floor, state.size_bytes, notes=tuple(notes)
-    )
-    return Part("", (), (observation,), state)
 
 
 def _stats_note(stats: Stats) -> str:
@@ -277,18 +279,17 @@ def _move(part: Part, want: int, timeout_s: float) -> Steps[Outcome]:
     met = abs(seen.actual_bytes - want) < PAGE_BYTES
     if not met:
         yield Qmp("balloon", {"value": seen.actual_bytes})
-    after = _part(state._replace(actual_bytes=seen.actual_bytes), {"deflate-on-oom": 1, "free-page-reporting": 1})
-    actual = {"target": seen.actual_bytes}
+    after = Part("", (), state._replace(actual_bytes=seen.actual_bytes))
     notes: tuple[str, ...] = ()
     if rss_before is not None and rss_after is not None:
         notes = (f"host RSS {units.format_bytes(rss_before)} -> {units.format_bytes(rss_after)}",)
     if met:
-        return Outcome(Verdict.APPLIED, after, actual, notes=notes)
+        return Outcome(Verdict.APPLIED, after, notes=notes)
     how = f"in {units.format_seconds(round(seen.seconds, 1))}"
     if seen.moved:
         why = "the deadline passed" if seen.timed_out else f"it has stood still for {STANDSTILL_S:.0f} s"
         detail = f"the guest came to {units.format_bytes(seen.actual_bytes)} {how} ({why}); that is its target now"
-        return Outcome(Verdict.PARTIAL, after, actual, by="guest", detail=detail, notes=notes)
+        return Outcome(Verdict.PARTIAL, after, by="guest", detail=detail, notes=notes)
     never = state.stats.age_s is None
     reason = (
         "it has no balloon driver, or has not booted far enough to load it"
@@ -296,4 +297,4 @@ def _move(part: Part, want: int, timeout_s: float) -> Steps[Outcome]:
         else "its driver does not answer"
     )
     detail = f"QEMU accepted the target and nothing moved {how}: {reason}; the target is set back"
-    return Outcome(Verdict.REFUSED, after, actual, by="guest", detail=detail, notes=notes)
+    return Outcome(Verdict.REFUSED, after, by="guest", detail=detail, notes=notes)

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ringfence import units
-from ringfence.core.knob import Observation, Outcome, Part, Row, Verdict, Wants
+from ringfence.core.knob import Advice, Observation, Outcome, Part, Row, Verdict, Wants
 from ringfence.core.requests import Agent, Clock, Progress, Qmp, Steps, Wait
 from ringfence.errors import GuestError, MonitorRefusedError, TenantError, UsageError
 
@@ -33,9 +33,19 @@ ROWS = (
 )
 
 
-class Slot(NamedTuple):
-    """A place for a CPU. :param vcpus: how many come with it. :param qom_path: empty while it is free."""
+_ROOM = Advice("-smp 1,maxcpus=N", "more CPUs can be plugged in later")
+_OTHER_MACHINE = Advice("-machine q35", "CPUs can be plugged and unplugged")
 
+
+class Slot(NamedTuple):
+    """A place for a CPU.
+
+    :param number: as ACPI counts it, from 0.
+    :param vcpus: how many come with it.
+    :param qom_path: empty while it is free.
+    """
+
+    number: int
     driver: str
     props: Mapping[str, Any]
     vcpus: int
@@ -48,8 +58,8 @@ class Slot(NamedTuple):
 
     @property
     def removable(self) -> bool:
-        """Whether it was plugged in by `-device` or `device_add`; the CPUs of -smp do not go."""
-        return self.qom_path.startswith("/machine/peripheral")
+        """Any CPU but the first can go, also those of -smp; the guest booted on that one."""
+        return bool(self.qom_path) and self.number > 0
 
 
 class State(NamedTuple):
@@ -88,25 +98,41 @@ class Vcpus:
 
     def observe(self) -> Steps[tuple[Part, ...]]:
         """Read the slots, and ask the guest's agent for its online CPUs; one Part."""
-        row = ROWS[0]
         try:
             slots = yield from _slots()
         except MonitorRefusedError:
             count = len((yield Qmp("query-cpus-fast")))
-            why = "this machine type cannot plug CPUs: use one that can, such as -machine q35"
-            return (Part("", (), (Observation(row, row.key, count, count, unavailable=why),), None),)
+            return (Part("", (), State((), count, "", "", "")),)
         cpus, status, kvm = yield [Qmp("query-cpus-fast"), Qmp("query-status"), Qmp("query-kvm")]
         plug, unplug = "", ""
         if not kvm["enabled"]:
             plug, unplug = yield from _tcg_dangers(slots, cpus)
         online = yield from _online()
-        return (_part(State(slots, online, status["status"], plug, unplug)),)
+        return (Part("", (), State(slots, online, status["status"], plug, unplug)),)
+
+    def observation(self, part: Part, row: Row) -> Observation:
+        """How many there are, in QEMU and online in the guest."""
+        state: State = part.state
+        actual = state.plugged if state.online is None else state.online
+        if not state.slots:
+            why = "this machine type cannot plug CPUs"
+            return Observation(row, row.key, actual, actual, unavailable=why, advice=(_OTHER_MACHINE,))
+        full = state.maximum == state.plugged
+        return Observation(
+            row,
+            row.key,
+            target=state.plugged,
+            actual=actual,
+            minimum=state.fixed,
+            maximum=state.maximum,
+            unavailable="it has one CPU, and no room for more" if full and state.plugged == state.fixed else "",
+            notes=_notes(state),
+            advice=(_ROOM,) if full else (),
+        )
 
     def check(self, part: Part, wants: Wants, *, force: bool) -> None:
         """Raise UsageError out of range, TenantError where the VM has no free slot by design."""
-        if part.observations[0].unavailable:
-            what, _, hint = part.observations[0].unavailable.partition(": ")
-            raise TenantError(f"vcpus is not available: {what}", hint=hint)
+        self.observation(part, self.rows[0]).refuse_unavailable()
         state: State = part.state
         want = int(wants[""] or 0)
         if want < 1:
@@ -118,8 +144,8 @@ class Vcpus:
             )
         if want < state.fixed:
             raise UsageError(
-                f"vcpus={want}: {state.fixed} of its CPUs came with -smp, and those cannot be unplugged",
-                hint=f"at least {state.fixed}; start with -smp 1,maxcpus={state.maximum} and plug the rest",
+                f"vcpus={want}: the first CPU cannot be unplugged, and {state.fixed} vCPUs come with it",
+                hint=f"vcpus={state.fixed} is the least",
             )
         if want != state.plugged and sum(s.vcpus for s in _moves(state, want)) != abs(want - state.plugged):
             raise UsageError(f"vcpus={want}: CPUs come {state.slots[0].vcpus} at a time on this machine")
@@ -142,7 +168,7 @@ class Vcpus:
         want = int(wants[""] or 0)
         moves = _moves(state, want)
         if not moves and state.online in (None, want):
-            return Outcome(Verdict.APPLIED, part, {"": state.online or state.plugged}, notes=("already so",))
+            return Outcome(Verdict.APPLIED, part, notes=("already so",))
         deadline = (yield Clock()) + timeout_s
         if want < state.plugged:
             trouble = yield from _unplug(moves, deadline)
@@ -160,8 +186,8 @@ def _slots() -> Steps[tuple[Slot, ...]]:
     """Every slot, first CPU first; QEMU lists them the other way round."""
     entries = yield Qmp("query-hotpluggable-cpus")
     return tuple(
-        Slot(entry["type"], entry["props"], entry["vcpus-count"], entry.get("qom-path", ""))
-        for entry in reversed(entries)
+        Slot(number, entry["type"], entry["props"], entry["vcpus-count"], entry.get("qom-path", ""))
+        for number, entry in enumerate(reversed(entries))
     )
 
 
@@ -178,7 +204,7 @@ def _tcg_dangers(slots: Sequence[Slot], cpus: Sequence[Mapping[str, Any]]) -> St
     except MonitorRefusedError:
         return "", unplug
     ejected = {r["slot"] for r in reports if r["slot-type"] == "CPU" and r["source"] == _OST_EJECT}
-    free = {str(index) for index, slot in enumerate(slots) if not slot.qom_path}
+    free = {str(slot.number) for slot in slots if not slot.qom_path}
     plug = (
         "a CPU was unplugged before, and without KVM some QEMUs crash at the next plug" if ejected & free else ""
     )
@@ -194,23 +220,13 @@ def _online() -> Steps[int | None]:
     return sum(1 for cpu in cpus if cpu["online"])
 
 
-def _part(state: State) -> Part:
+def _notes(state: State) -> tuple[str, ...]:
     notes = []
-    if state.fixed > 1:
-        notes.append(f"{state.fixed} CPUs came with -smp and cannot be unplugged")
     if state.online is None:
         notes.append("the guest agent does not answer: how many are online is not known")
-    if state.online is not None and state.online != state.plugged:
+    elif state.online != state.plugged:
         notes.append(f"QEMU has {state.plugged}, the guest has {state.online} online")
-    unavailable = ""
-    if state.maximum == state.fixed:
-        unavailable = f"no free slots: start it with -smp 1,maxcpus=N instead of -smp {state.fixed}"
-    actual = state.plugged if state.online is None else state.online
-    row = ROWS[0]
-    observation = Observation(
-        row, row.key, state.plugged, actual, state.fixed, state.maximum, unavailable, tuple(notes)
-    )
-    return Part("", (), (observation,), state)
+    return tuple(notes)
 
 
 def _moves(state: State, want: int) -> list[Slot]:
@@ -281,7 +297,7 @@ def _wait_gone(slot: Slot, deadline: float) -> Steps[_Trouble | None]:
     start = yield Clock()
     while True:
         event = yield Wait(("ACPI_DEVICE_OST", "DEVICE_DELETED", "DEVICE_UNPLUG_GUEST_ERROR"), _POLL_S)
-        if event is not None and _refused(event, slot.device):
+        if event is not None and _refused(event, slot):
             return _Trouble("guest", f"it refused to give up {slot.device}")
         slots = yield from _slots()
         if all(other.qom_path != slot.qom_path for other in slots):
@@ -291,13 +307,14 @@ def _wait_gone(slot: Slot, deadline: float) -> Steps[_Trouble | None]:
             return _Trouble("guest", f"no answer to the unplug of {slot.device}; it may still go later")
 
 
-def _refused(event: Mapping[str, Any], device: str) -> bool:
+def _refused(event: Mapping[str, Any], slot: Slot) -> bool:
+    """A CPU of -smp has no device id: its slot's number is all that the event tells."""
     data = event["data"]
     if event["event"] == "DEVICE_UNPLUG_GUEST_ERROR":
-        return bool(data.get("device") == device)
+        return slot.qom_path in (data.get("path"), f"{_PERIPHERAL}{data.get('device')}")
     info = data.get("info", {})
     refusing = info.get("source") == _OST_EJECT and info.get("status") not in (_OST_DONE, _OST_IN_PROGRESS)
-    return bool(refusing and info.get("device") == device)
+    return bool(refusing and info.get("slot-type") == "CPU" and info.get("slot") == str(slot.number))
 
 
 def _bring_online(want: int, deadline: float) -> Steps[int | None]:
@@ -331,15 +348,16 @@ def _outcome(part: Part, want: int, trouble: _Trouble | None, deadline: float) -
         online = yield from _bring_online(min(want, plugged), until)
     else:
         online = yield from _settled(max(want, plugged), until)
-    after = _part(before._replace(slots=slots, online=online))
+    state = before._replace(slots=slots, online=online)
+    after = Part("", (), state)
     actual = plugged if online is None else online
     if plugged == want and online in (None, want):
-        notes = () if online is not None else after.observations[0].notes
-        return Outcome(Verdict.APPLIED, after, {"": actual}, notes=notes)
+        notes = () if online is not None else _notes(state)
+        return Outcome(Verdict.APPLIED, after, notes=notes)
     changed = plugged != before.plugged or (online is not None and online != before.online)
     verdict = Verdict.PARTIAL if changed else Verdict.REFUSED
     by, detail = trouble or _Trouble("guest", f"QEMU has {plugged} vCPUs, the guest uses {actual}")
-    return Outcome(verdict, after, {"": actual}, by=by, detail=detail)
+    return Outcome(verdict, after, by=by, detail=detail)
 
 
 def _settled(want: int, deadline: float) -> Steps[int | None]:

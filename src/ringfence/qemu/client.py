@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from collections import deque
+from typing import Any
 
 from qemu.qmp import EventListener, Message, QMPClient
 
@@ -28,20 +31,34 @@ class Client(QMPClient):
 
 
 class Inbox(EventListener):
-    """Events not yet looked at; unlike its base it keeps no history."""
+    """Events not yet taken; unlike its base it keeps no history."""
 
     def __init__(self, names: frozenset[str]) -> None:
         super().__init__(names)
-        self.waiting: asyncio.Queue[Message] = asyncio.Queue()
+        self.arrived = asyncio.Event()
+        self._events: deque[Message] = deque()
 
     async def put(self, event: Message) -> None:
         """Called by the client for each event."""
         if self.accept(event):
-            self.waiting.put_nowait(event)
+            self._events.append(event)
+            self.arrived.set()
+
+    def take(self) -> dict[str, Any] | None:
+        """The oldest event, None when there is none."""
+        if not self._events:
+            return None
+        event = dict(self._events.popleft())
+        if not self._events:
+            self.arrived.clear()
+        return event
 
 
 class _Line(Message):
-    """A message that ends its line: QEMU needs no newline, a line-based server or recorder in between does."""
+    """A message without a space too many: QEMU reads a command byte by byte, 2 microseconds each.
+
+    It ends its line, which QEMU does not need, but a line-based server or recorder in between does.
+    """
 
     def __bytes__(self) -> bytes:
-        return super().__bytes__() + b"\n"
+        return json.dumps(self._obj, separators=(",", ":")).encode() + b"\n"

@@ -21,19 +21,28 @@ BUSY_HINT = (
     "with a second socket, such as -qmp unix:PATH,server=on,wait=off."
 )
 GONE_HINT = "See whether the QEMU process still runs, and whether it was started with this socket."
+PERMISSION_HINT = "Run as the user that runs QEMU, or as root: connecting needs write permission on the socket."
 
+_BACKLOG_PAUSE_S = 0.01  # clients that hold a monitor for a burst of commands are gone by then
 _SUN_PATH_BYTES = 107  # struct sockaddr_un, less the closing NUL
 
 
 async def connect(address: Address) -> socket.socket:
     """A connected, non-blocking socket.
 
-    A unix socket is connected at once or not at all. TCP may take as long as the network does: give it a deadline.
+    Waits for a place in a unix socket's backlog, and for the network: give it a deadline.
 
-    :raise BlockingIOError: the unix socket's backlog is full; nothing was queued.
-    :raise OSError: as connect(2) says; for TCP the error of the last address tried. Nothing is left open.
+    :raise OSError: as connect(2) says; for TCP the error of the last address tried.
+
+    After an error, or when cancelled, nothing is left open.
     """
-    return _connect_unix(address.path) if address.path else await _connect_tcp(address.host, address.port)
+    if not address.path:
+        return await _connect_tcp(address.host, address.port)
+    while True:
+        try:
+            return _connect_unix(address.path)
+        except BlockingIOError:
+            await asyncio.sleep(_BACKLOG_PAUSE_S)
 
 
 def _connect_unix(path: str) -> socket.socket:
@@ -82,13 +91,15 @@ async def _connect_tcp(host: str, port: int) -> socket.socket:
 
 
 def monitor_error(address: Address, error: OSError) -> MonitorError:
-    """What a failed `connect` means when a monitor was expected there."""
-    if isinstance(error, BlockingIOError):
-        return MonitorBusyError(f"{address}: other clients are queued for this monitor already", hint=BUSY_HINT)
+    """What a failed `connect` means where a monitor was expected."""
     if isinstance(error, PermissionError):
-        return MonitorError(
-            f"{address}: permission denied",
-            hint="Run as the user that runs QEMU, or as root; connecting needs write permission on the socket.",
-        )
+        return MonitorError(f"{address}: permission denied", hint=PERMISSION_HINT)
     reason = error.strerror or str(error)
     return MonitorGoneError(f"{address}: nobody listens there ({reason})", hint=GONE_HINT)
+
+
+def late_connect(address: Address, timeout_s: float) -> MonitorError:
+    """What a `connect` that did not end in time means where a monitor was expected."""
+    if address.path:
+        return MonitorBusyError(f"{address}: too many clients are queued for this monitor", hint=BUSY_HINT)
+    return MonitorGoneError(f"{address}: no connection within {timeout_s:g} s", hint=GONE_HINT)

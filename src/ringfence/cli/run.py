@@ -1,0 +1,109 @@
+"""`ringfence run`: start a VM with all that limits need later."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+from ringfence.cli.output import note
+
+if TYPE_CHECKING:
+    from ringfence.qemu.files import Files
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb to the program."""
+    app.command()(run)
+
+
+def run(
+    name: Annotated[str, typer.Argument(help="The VM's name.", show_default=False)],
+    memory: Annotated[str, typer.Option(help="Memory at the start.")] = "1GiB",
+    max_memory: Annotated[
+        str | None, typer.Option(help="Memory at most.", show_default="four times the memory")
+    ] = None,
+    vcpus: Annotated[int, typer.Option(help="vCPUs at the start.")] = 1,
+    max_vcpus: Annotated[int | None, typer.Option(help="vCPUs at most.", show_default="the host's CPUs")] = None,
+    disk: Annotated[
+        list[str] | None, typer.Option(help="FILE or FILE,format=raw|qcow2; once for each.", show_default=False)
+    ] = None,
+    machine: Annotated[str, typer.Option(help="q35 or pc.")] = "q35",
+    accel: Annotated[str, typer.Option(help="auto, kvm, tcg, or any value for QEMU's -accel.")] = "auto",
+    qemu: Annotated[str, typer.Option(help="The QEMU program.", show_default="the one installed")] = "",
+    only_print: Annotated[bool, typer.Option("--print", help="Print the command line instead.")] = False,
+    extra: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[-- QEMU ARGS]", help="Passed to QEMU; they win over ours.", show_default=False),
+    ] = None,
+) -> None:
+    """Start a VM that can be fenced: balloon, guest agent, two monitors, room to plug memory, vCPUs and devices.
+
+    QEMU takes this program's place, in the foreground; `-- -daemonize` sends it to the background.
+    """
+    import os
+    import shlex
+    import sys
+
+    from ringfence import units
+    from ringfence.qemu import accel as accelerators
+    from ringfence.qemu import launch
+    from ringfence.qemu.disks import parse_disk
+
+    qemu = qemu or launch.installed_qemu()
+    memory_bytes = units.parse(units.BYTES, memory)
+    chosen = accelerators.choose(qemu, accel)
+    options = launch.VmOptions(
+        name=name,
+        files=_files(name),
+        memory_bytes=memory_bytes,
+        memory_max_bytes=units.parse(units.BYTES, max_memory) if max_memory else 4 * memory_bytes,
+        qemu=qemu,
+        machine=machine,
+        accel=chosen.name,
+        vcpus=vcpus,
+        vcpus_max=max_vcpus or max(vcpus, os.cpu_count() or 1),
+        disks=[parse_disk(text) for text in disk or ()],
+        extra=extra or (),
+    )
+    line = launch.command_line(options, launch.device_properties(qemu, launch.BALLOON))
+    if only_print:
+        sys.stdout.write(shlex.join(line) + "\n")
+        return
+    note(f"{name} under {chosen.name} ({chosen.reason})")
+    note(f"QMP at {options.files.qmp}, console in {options.files.serial}")
+    _become(line)
+
+
+def _files(name: str) -> Files:
+    """The VM's files, in a directory that is ready for its sockets.
+
+    :raise UsageError: a VM of this name runs.
+    """
+    from ringfence.errors import UsageError
+    from ringfence.qemu import running
+    from ringfence.qemu.files import files_of
+    from ringfence.qemu.paths import private_dir
+
+    files = files_of("vm", name)
+    private_dir(files.directory)
+    pid = running.holder(files.pidfile)
+    if pid is not None:
+        raise UsageError(f"a VM {name} runs already (pid {pid})", hint="choose another name, or end that VM")
+    return files
+
+
+def _become(line: list[str]) -> NoReturn:
+    import os
+    import signal
+    import sys
+
+    from ringfence.qemu.launch import missing_qemu
+
+    sys.stdout.flush()
+    sys.stderr.flush()
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it, and that would be inherited
+    try:
+        os.execvp(line[0], line)
+    except OSError as error:
+        raise missing_qemu(line[0], error) from error
