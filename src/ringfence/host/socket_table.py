@@ -18,6 +18,12 @@ _UNIX_CONNECTED, _TCP_ESTABLISHED, _TCP_LISTEN = "03", "01", "0A"
 _SOCK_DIAG_BY_FAMILY, _UDIAG_SHOW_PEER, _UNIX_DIAG_PEER, _NO_COOKIE = 20, 4, 2, 0xFFFFFFFF
 
 
+class _Unix(NamedTuple):
+    path: str
+    state: str
+    inode: int
+
+
 class _Tcp(NamedTuple):
     local_port: int
     remote_port: int
@@ -38,31 +44,45 @@ class SocketTable:
         self._tcp: list[_Tcp] | None = None
         self._owners: dict[int, int] | None = None
 
-    def state(self, address: Address) -> str | None:
-        """`free`, `busy` (a client is being served), `unreachable` (nobody listens); None when it does not tell."""
+    def state(self, address: Address, pid: int = 0) -> str | None:
+        """`free`, `busy` (a client is served) or `unreachable` (nobody listens); None when it cannot be told.
+
+        :param pid: the process that listens: without it a socket that was bound to a relative path is not found.
+        """
         if address.path:
-            if address.path in self._unix:
-                return BUSY if self._unix[address.path] else FREE
+            rows = self._unix_sockets(address.path, pid)
+            if rows:
+                return BUSY if any(row.state == _UNIX_CONNECTED for row in rows) else FREE
             return None if os.path.exists(address.path) else UNREACHABLE
         states = {row.state for row in self._tcp_sockets() if row.local_port == address.port}
         if _TCP_ESTABLISHED in states:
             return BUSY
         return FREE if _TCP_LISTEN in states else None
 
-    def holder(self, address: Address) -> tuple[int, str] | None:
+    def holder(self, address: Address, pid: int = 0) -> tuple[int, str] | None:
         """Pid and name of the process that is being served; None when this user may not see it."""
-        for inode in self._client_inodes(address):
-            pid = self._owner_of(inode)
-            if pid:
-                return pid, _text(f"{self._proc}/{pid}/comm").strip()
+        for inode in self._client_inodes(address, pid):
+            owner = self._owner_of(inode)
+            if owner:
+                return owner, _text(f"{self._proc}/{owner}/comm").strip()
         return None
 
-    def _client_inodes(self, address: Address) -> list[int]:
+    def _client_inodes(self, address: Address, pid: int) -> list[int]:
         if address.path:
-            return [self._peer_of(inode) for inode in self._unix.get(address.path, ())]
+            served = [row.inode for row in self._unix_sockets(address.path, pid) if row.state == _UNIX_CONNECTED]
+            return [self._peer_of(inode) for inode in served]
         rows = self._tcp_sockets()
         client_ports = {row.remote_port for row in rows if row.local_port == address.port}
         return [row.inode for row in rows if row.remote_port == address.port and row.local_port in client_ports]
+
+    def _unix_sockets(self, path: str, pid: int) -> list[_Unix]:
+        """The kernel knows a socket by the name it was bound to, relative perhaps to where the process was."""
+        exact = [row for row in self._unix if row.path == path]
+        if exact or not pid:
+            return exact
+        relative = [row for row in self._unix if row.path[0] not in "/@" and path.endswith(f"/{row.path}")]
+        own = _socket_inodes(f"{self._proc}/{pid}/fd") if relative else []
+        return [row for row in relative if row.inode in own]
 
     def _tcp_sockets(self) -> list[_Tcp]:
         if self._tcp is None:
@@ -75,16 +95,10 @@ class SocketTable:
         return self._owners.get(inode, 0)
 
 
-def _unix_sockets(proc: str) -> dict[str, list[int]]:
-    """Path of every named unix socket to the inodes of the connections being served on it."""
-    found: dict[str, list[int]] = {}
-    for line in _text(f"{proc}/net/unix").splitlines()[1:]:
-        fields = line.split(None, 7)
-        if len(fields) == 8:
-            served = found.setdefault(fields[7], [])
-            if fields[5] == _UNIX_CONNECTED:
-                served.append(int(fields[6]))
-    return found
+def _unix_sockets(proc: str) -> list[_Unix]:
+    """Every named unix socket: those that listen, and the served ends of their connections."""
+    rows = [line.split(None, 7) for line in _text(f"{proc}/net/unix").splitlines()[1:]]
+    return [_Unix(fields[7], fields[5], int(fields[6])) for fields in rows if len(fields) == 8]
 
 
 def _tcp_sockets(path: str) -> list[_Tcp]:
@@ -99,19 +113,23 @@ def _tcp_sockets(path: str) -> list[_Tcp]:
 
 def _owners(proc: str) -> dict[int, int]:
     """Inode of every socket to a process that has it open, of the processes this user may look into."""
-    owners: dict[int, int] = {}
-    for pid in filter(str.isdigit, os.listdir(proc)):
-        folder = f"{proc}/{pid}/fd"
-        try:
-            fds = os.listdir(folder)
-        except OSError:
-            continue  # gone meanwhile, or another user's
-        for fd in fds:
-            with suppress(OSError):
-                target = os.readlink(f"{folder}/{fd}")
-                if target.startswith("socket:["):
-                    owners[int(target[8:-1])] = int(pid)
-    return owners
+    pids = filter(str.isdigit, os.listdir(proc))
+    return {inode: int(pid) for pid in pids for inode in _socket_inodes(f"{proc}/{pid}/fd")}
+
+
+def _socket_inodes(folder: str) -> list[int]:
+    """The sockets among a process's open files; none when it is gone, or another user's."""
+    try:
+        fds = os.listdir(folder)
+    except OSError:
+        return []
+    inodes: list[int] = []
+    for fd in fds:
+        with suppress(OSError):
+            target = os.readlink(f"{folder}/{fd}")
+            if target.startswith("socket:["):
+                inodes.append(int(target[8:-1]))
+    return inodes
 
 
 def unix_peer(inode: int) -> int:
