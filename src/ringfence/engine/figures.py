@@ -1,0 +1,133 @@
+"""What a running VM has now, beside what it was started with: steps that only read.
+
+Sources: QEMU qapi/machine.json (query-balloon, query-memory-size-summary, query-memory-devices,
+query-cpus-fast, query-hotpluggable-cpus), qapi/block-core.json (query-block), qapi/qom.json (ThrottleLimits).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from ringfence.core.requests import Qmp, Steps
+from ringfence.errors import MonitorRefusedError
+from ringfence.knobs import disk_names
+from ringfence.knobs.disk_limits import FIELDS, read
+
+_DIRECTIONS = {"total": "", "read": ".read", "write": ".write"}
+_ENDINGS = {"": "", "-max": ".burst", "-max-length": ".burst_length"}
+_LEAVES = {
+    f"{kind}-{direction}{ending}": f"{kind}{leaf}{burst}"
+    for kind in ("iops", "bps")
+    for direction, leaf in _DIRECTIONS.items()
+    for ending, burst in _ENDINGS.items()
+} | {"iops-size": "io_size"}
+"""Field of a throttle-group object to the leaf of the knob that limits the same."""
+
+
+class Group(NamedTuple):
+    """A throttle filter above a disk's image: its limits hold beside the disk's own.
+
+    :param limits: by leaf of the disk knob (`iops.read`), those that are set.
+    """
+
+    name: str
+    limits: Mapping[str, int]
+
+
+class DiskFigures(NamedTuple):
+    """:param limits: by leaf of the disk knob, those that are set."""
+
+    name: str
+    file: str
+    format: str
+    limits: Mapping[str, int]
+    groups: tuple[Group, ...]
+
+
+class Figures(NamedTuple):
+    """:param vcpus_max: None where the machine cannot plug CPUs.
+    :param memory_bytes: less what the balloon holds.
+    """
+
+    vcpus: int
+    vcpus_max: int | None
+    memory_bytes: int
+    disks: tuple[DiskFigures, ...]
+
+
+def observe() -> Steps[Figures]:
+    """Read a VM's present size, and its disks with the limits in force. Raises MonitorError."""
+    cpus, size = yield [Qmp("query-cpus-fast"), Qmp("query-memory-size-summary")]
+    slots = yield from _optional("query-hotpluggable-cpus")
+    balloon = yield from _optional("query-balloon")
+    devices = yield from _optional("query-memory-devices")
+    memory_bytes = size["base-memory"] + size.get("plugged-memory", 0)
+    if balloon:
+        # The balloon's figure leaves virtio-mem out.
+        plugged = [device["data"]["size"] for device in devices or () if device["type"] == "virtio-mem"]
+        memory_bytes = balloon["actual"] + sum(plugged)
+    disks: list[DiskFigures] = []
+    for disk in (yield from disk_names.observe()):
+        if disk.inserted and ".flash" not in disk.qdev:
+            disks.append((yield from _disk(disk)))
+    most = sum(slot["vcpus-count"] for slot in slots) if slots else None
+    return Figures(len(cpus), most, memory_bytes, tuple(disks))
+
+
+def _optional(command: str) -> Steps[Any]:
+    """The answer of a query that not every machine or VM takes, None when it is refused."""
+    try:
+        return (yield Qmp(command))
+    except MonitorRefusedError:
+        return None
+
+
+def _disk(disk: disk_names.Disk) -> Steps[DiskFigures]:
+    numbers = read(disk.inserted)
+    limits = {leaf: numbers[field] for leaf, field in FIELDS.items() if numbers[field]}
+    file, image_format, names = _image(disk.inserted)
+    groups: list[Group] = []
+    for name in names:
+        try:
+            found = yield Qmp("qom-get", {"path": f"/objects/{name}", "property": "limits"})
+        except MonitorRefusedError:
+            continue  # removed since
+        groups.append(Group(name, _bursts_only({_LEAVES[f]: n for f, n in found.items() if f in _LEAVES and n})))
+    return DiskFigures(disk.name, file, image_format, _bursts_only(limits), tuple(groups))
+
+
+def _bursts_only(limits: dict[str, int]) -> dict[str, int]:
+    """QEMU gives a length of 1 to bursts that are not set, too."""
+    return {
+        leaf: number
+        for leaf, number in limits.items()
+        if not leaf.endswith(".burst_length") or leaf.removesuffix("_length") in limits
+    }
+
+
+def _image(inserted: Mapping[str, Any]) -> tuple[str, str, list[str]]:
+    """File and format of an image, and the throttle groups of the filters above it.
+
+    Only the made-up file name of a filter tells of them: `json:{"throttle-group": "tg0", "file": {...}}`.
+    """
+    file, image_format = str(inserted.get("file", "")), str(inserted.get("drv", ""))
+    if not file.startswith("json:"):
+        return file, image_format, []
+    try:
+        nodes = list(_nodes(json.loads(file.removeprefix("json:"))))
+    except ValueError:
+        return file, image_format, []
+    groups = [str(node["throttle-group"]) for node in nodes if "throttle-group" in node]
+    below = [node for node in nodes if node.get("driver") not in ("throttle", "copy-on-read")]
+    if below:
+        image_format = str(below[0].get("driver", ""))
+        file = next((str(node["filename"]) for node in below if "filename" in node), image_format)
+    return file, image_format, groups
+
+
+def _nodes(node: Any) -> Iterator[Mapping[str, Any]]:
+    while isinstance(node, dict):
+        yield node
+        node = node.get("file")
