@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING, Protocol
 
 from ringfence.cli import monitor_hmp_complete, monitor_qmp_complete
@@ -21,10 +22,10 @@ class Lookup(Protocol):
     """Help with the line being typed. Where QEMU does not answer there is none: nothing is raised for that."""
 
     async def load(self) -> None:
-        """Ask QEMU for its words; there is no help before."""
+        """Ask QEMU for its words."""
 
     async def candidates(self, line: str) -> list[Candidate]:
-        """What may stand at the end of the line."""
+        """What may stand at the end of the line. Waits for `load`."""
 
     def synopsis(self, line: str) -> str:
         """The command in the line and its arguments; empty while unknown. Asks nobody."""
@@ -36,15 +37,18 @@ class HmpLookup:
     def __init__(self, ask: Callable[[str], Awaitable[str]]) -> None:
         """:param ask: gives the answer to a line of the human monitor."""
         self._ask_qemu = ask
+        self._loaded = asyncio.Event()
         self._vocabulary = HmpVocabulary((), ())
 
     async def load(self) -> None:
         """See `Lookup.load`."""
         commands, infos = [hmp_help.parse_help(await self._ask(line)) for line in ("help", "help info")]
         self._vocabulary = HmpVocabulary(commands, infos)
+        self._loaded.set()
 
     async def candidates(self, line: str) -> list[Candidate]:
         """See `Lookup.candidates`."""
+        await self._loaded.wait()
         source = monitor_hmp_complete.source(line, self._vocabulary)
         names = [] if source is None else monitor_hmp_complete.read_names(source, await self._ask(source.query))
         return monitor_hmp_complete.complete(line, self._vocabulary, names)
@@ -68,17 +72,18 @@ class QmpLookup:
     def __init__(self, ask: Callable[[], Awaitable[Schema]]) -> None:
         """:param ask: gives the schema."""
         self._ask_qemu = ask
+        self._loaded = asyncio.Event()
         self._schema: Schema | None = None
 
     async def load(self) -> None:
         """See `Lookup.load`."""
-        try:
+        with contextlib.suppress(RingfenceError):
             self._schema = await self._ask_qemu()
-        except RingfenceError:
-            self._schema = None
+        self._loaded.set()
 
     async def candidates(self, line: str) -> list[Candidate]:
         """See `Lookup.candidates`."""
+        await self._loaded.wait()
         return [] if self._schema is None else monitor_qmp_complete.complete(line, self._schema)
 
     def synopsis(self, line: str) -> str:

@@ -20,7 +20,7 @@ from prompt_toolkit.shortcuts import print_formatted_text
 from prompt_toolkit.styles import Style
 
 from ringfence.cli import monitor_format, monitor_parse
-from ringfence.cli.monitor_console import Console
+from ringfence.cli.monitor_console import Console, Reply
 from ringfence.cli.monitor_history import open_history
 from ringfence.cli.monitor_lookup import Lookup
 from ringfence.errors import MonitorError, MonitorGoneError, MonitorRefusedError, UsageError
@@ -47,7 +47,7 @@ class Prompt:
         self._gone: MonitorError | None = None
         self._quit_asked = False
         self._watching: asyncio.Future[None] = asyncio.Future()
-        self._running: asyncio.Task[Any] | None = None
+        self._running: asyncio.Task[Reply] | None = None
         self._terminated = False
         self._session: PromptSession[str] = PromptSession(
             _PROMPTS[console.mode],

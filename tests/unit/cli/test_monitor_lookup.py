@@ -27,10 +27,14 @@ async def texts(lookup: HmpLookup | QmpLookup, line: str) -> list[str]:
     return [candidate.text for candidate in await lookup.candidates(line)]
 
 
-async def test_nothing_before_qemu_was_asked() -> None:
+async def test_tab_waits_for_qemus_words() -> None:
     lookup = HmpLookup(ask)
-    assert await texts(lookup, "e") == []
     assert lookup.synopsis("eject") == ""
+    completing = asyncio.ensure_future(texts(lookup, "e"))
+    await asyncio.sleep(0)
+    assert not completing.done()
+    await lookup.load()
+    assert await completing == ["eject "]
 
 
 async def test_words_and_names() -> None:
