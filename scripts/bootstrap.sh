@@ -61,4 +61,6 @@ ensure_venv() {
         "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable "$top$extra" >&2
         printf '%s' "$wanted" >"$stamp"
     fi
+    # Where PYTHONDONTWRITEBYTECODE is set each start would compile the program anew.
+    "$venv/bin/python" -m compileall -q "$top/src"
 }

@@ -9,8 +9,8 @@ from ringfence.core.model import Address, Vm
 from ringfence.errors import MonitorBusyError, MonitorError, TenantError
 from ringfence.qemu.session import Session
 
-_HEAD_START_S = 0.1
-"""A free monitor greets within a few milliseconds; who has not by then is probably serving somebody else."""
+_HEAD_START_S = 0.02
+"""A free monitor greets within a millisecond or two; who has not by then may be serving somebody else."""
 
 _MANAGERS_OWN = ("/var/lib/libvirt/", "/run/libvirt/", "/var/run/qemu-server/", "/run/qemu-server/")
 

@@ -35,6 +35,8 @@ _TOOLS_SLOT = (
     "0x1e"  # behind every device that gets its slot from QEMU, so that the first disk of the guest is vda
 )
 _QEMU_START_S = 30.0
+_AS_OTHERS = ("sh", "-c", 'echo 0 >/proc/self/oom_score_adj; exec "$@"', "sh")
+"""The agent is spared when the guest runs out of memory, and its children would be too."""
 
 
 class GuestSpec(NamedTuple):
@@ -105,9 +107,9 @@ class Guest:
         """
         from ringfence.qemu.agent import AgentSession
 
-        argv = ["/bin/sh", "-c", command] if isinstance(command, str) else list(command)
+        argv = ["sh", "-c", command] if isinstance(command, str) else list(command)
         async with await AgentSession.open(self.files.agent) as agent:
-            return await agent.run(argv, stdin=stdin, timeout_s=timeout_s)
+            return await agent.run([*_AS_OTHERS, *argv], stdin=stdin, timeout_s=timeout_s)
 
     async def down(self) -> None:
         """End the guest and remove all it had: sockets, disks, logs. Nothing happens when it is gone already.
@@ -154,8 +156,9 @@ async def up(
     """
     files = files_of(_KIND, spec.name)
     spec = spec._replace(qemu=spec.qemu or launch.installed_qemu())
-    image = await asyncio.to_thread(ensure_image, say)
+    balloon = await asyncio.to_thread(launch.device_properties, spec.qemu, launch.BALLOON)
     chosen = await asyncio.to_thread(accel.choose, spec.qemu, spec.accel)
+    image = await asyncio.to_thread(ensure_image, say)
     directory = files.directory
     try:
         directory.mkdir(mode=0o700)
@@ -168,8 +171,8 @@ async def up(
         disks = _make_disks(spec)
         state = {"accel": chosen.name, "memory_bytes": spec.memory_bytes, "disks": disks, "image": image.key}
         (directory / _STATE).write_text(json.dumps(state) + "\n")
-        line = await asyncio.to_thread(_command_line, spec, chosen.name, image, disks)
-        await asyncio.to_thread(_start, line)
+        options = _options(spec._replace(accel=chosen.name), image, disks)
+        await _to_the_end(_start, launch.command_line(options, balloon))
         await _booted(spec, Guest(directory), timeout_s)
     except BaseException as error:
         failed = Guest(directory)
@@ -215,22 +218,31 @@ def _make_disks(spec: GuestSpec) -> str:
     base = cache_dir() / "lab" / "disks"
     base.mkdir(parents=True, exist_ok=True)
     made = tempfile.mkdtemp(prefix=f"{spec.name}-", dir=base)
-    for number, size_bytes in enumerate(spec.disks_bytes):
-        with open(f"{made}/disk{number}.raw", "wb") as file:
-            file.truncate(size_bytes)
+    try:
+        for number, size_bytes in enumerate(spec.disks_bytes):
+            with open(f"{made}/disk{number}.raw", "wb") as file:
+                file.truncate(size_bytes)
+    except OSError as error:
+        shutil.rmtree(made, ignore_errors=True)
+        raise HostError(
+            f"cannot make a disk of {size_bytes} bytes: {error.strerror}",
+            path=made,
+            errno=error.errno or 0,
+            hint="choose a smaller one, or set XDG_CACHE_HOME to a file system that can hold it",
+        ) from error
     return made
 
 
-def _command_line(spec: GuestSpec, accelerator: str, image: Image, disks: str) -> list[str]:
+def _options(spec: GuestSpec, image: Image, disks: str) -> launch.VmOptions:
     images = [f"{disks}/disk{number}.raw" for number in range(len(spec.disks_bytes))]
-    options = launch.VmOptions(
+    return launch.VmOptions(
         name=spec.name,
         files=files_of(_KIND, spec.name),
         memory_bytes=spec.memory_bytes,
         memory_max_bytes=max(spec.memory_bytes, spec.memory_max_bytes),
         qemu=spec.qemu,
         machine=spec.machine,
-        accel=accelerator,
+        accel=spec.accel,
         vcpus=spec.vcpus,
         vcpus_max=max(spec.vcpus, spec.vcpus_max),
         disks=[Disk(file, direct=takes_direct_io(file)) for file in images],
@@ -238,7 +250,6 @@ def _command_line(spec: GuestSpec, accelerator: str, image: Image, disks: str) -
         free_page_reporting=spec.free_page_reporting,
         extra=(*_boot_arguments(spec, image), *spec.extra),
     )
-    return launch.command_line(options, launch.device_properties(spec.qemu, launch.BALLOON))
 
 
 def _boot_arguments(spec: GuestSpec, image: Image) -> list[str]:
@@ -250,6 +261,16 @@ def _boot_arguments(spec: GuestSpec, image: Image) -> list[str]:
         *("-drive", f"if=none,id=tools,file={tools},format=raw,readonly=on"),
         *("-device", f"virtio-blk-pci,id=tools,drive=tools,serial={TOOLS_SERIAL},addr={_TOOLS_SLOT}"),
     ]
+
+
+async def _to_the_end(call: Callable[[list[str]], None], argument: list[str]) -> None:
+    """Call in a thread, and wait for it even when cancelled: what comes after a cancellation must not meet it."""
+    task = asyncio.ensure_future(asyncio.to_thread(call, argument))
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise
 
 
 def _start(line: Sequence[str]) -> None:
@@ -266,7 +287,11 @@ def _start(line: Sequence[str]) -> None:
         raise launch.missing_qemu(line[0], error) from error
     if done.returncode != 0:
         lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        raise HostError(f"QEMU did not start: {lines[-1]}", path=line[0], hint="see QEMU's own words above")
+        raise HostError(
+            f"QEMU did not start: {lines[-1]}",
+            path=line[0],
+            hint="check --qemu, --machine, --accel and the arguments behind `--`",
+        )
 
 
 async def _booted(spec: GuestSpec, guest: Guest, timeout_s: float) -> None:

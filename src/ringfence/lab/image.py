@@ -123,13 +123,10 @@ def _fetch(work: Path, say: Callable[[str], None]) -> tuple[Package, ...]:
     archive = Archive(work / "apt")
     say("fetching the lists of packages")
     archive.refresh()
-    kernel = archive.first_known(KERNELS)
+    kernel, closure = archive.first_closure(KERNELS)
     # A kernel depends on what makes an initramfs and boots; the lab does that itself.
-    kernel_packages = tuple(
-        package
-        for package in archive.closure((kernel,))
-        if package.name.startswith(("linux-image-", "linux-modules-"))
-    )
+    ours = ("linux-image-", "linux-modules-")
+    kernel_packages = [package for package in closure if package.name.startswith(ours)]
     packages = tuple(dict.fromkeys((*kernel_packages, *archive.closure(TOOL_PACKAGES))))
     size_bytes = archive.size_bytes(packages)
     say(f"fetching {len(packages)} packages, {size_bytes // 10**6} MB, with the kernel of {kernel}")

@@ -39,6 +39,8 @@ Acquire::IndexTargets::deb-src::Sources::DefaultEnabled "false";
 Dir::State "{root}/state";
 Dir::State::status "{root}/state/status";
 Dir::Cache "{root}/cache";
+Dir::Cache::pkgcache "pkgcache.bin";
+Dir::Cache::srcpkgcache "srcpkgcache.bin";
 Dir::Log "{root}/log";
 """
 # The sandbox user is what apt becomes when it runs as root: its usual `_apt` could not enter a private directory.
@@ -95,17 +97,17 @@ class Archive:
 
         :raise HostError: a name is unknown here, or its dependencies cannot be met.
         """
-        done = self._apt("-s", "install", *names)
-        return tuple(Package(match["name"], match["version"]) for match in _PLANNED.finditer(done.stdout))
+        return _planned(self._apt("-s", "install", *names))
 
-    def first_known(self, candidates: Sequence[str]) -> str:
-        """The first of `candidates` that this distribution has.
+    def first_closure(self, candidates: Sequence[str]) -> tuple[str, tuple[Package, ...]]:
+        """The first of `candidates` that this distribution has, and its closure.
 
         :raise HostError: it has none of them.
         """
         for name in candidates:
-            if self._apt("-s", "install", name, check=False).returncode == 0:
-                return name
+            done = self._apt("-s", "install", name, check=False)
+            if done.returncode == 0:
+                return name, _planned(done)
         raise HostError(
             f"none of these packages is known here: {', '.join(candidates)}",
             path="apt-get",
@@ -175,11 +177,15 @@ def _run(argv: Sequence[str], *, cwd: Path, check: bool = True) -> CompletedProc
     return done
 
 
+def _planned(simulated: CompletedProcess[str]) -> tuple[Package, ...]:
+    return tuple(Package(match["name"], match["version"]) for match in _PLANNED.finditer(simulated.stdout))
+
+
 def _complaint(done: CompletedProcess[str]) -> str:
     """The line of a program's output that says what went wrong."""
     lines = [line for line in (done.stderr + "\n" + done.stdout).splitlines() if line.strip()]
-    errors = [line for line in lines if line.startswith(("E:", "Err:"))]
-    return (errors or lines or [f"exit code {done.returncode}"])[0].strip()
+    telling = [line for mark in ("E: ", "W: ") for line in lines if line.startswith(mark)]
+    return (telling or lines or [f"exit code {done.returncode}"])[0].strip()
 
 
 Say = Callable[[str], None]

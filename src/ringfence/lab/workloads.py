@@ -130,11 +130,8 @@ async def touch_memory(guest: Guest, size_bytes: int) -> None:
     :raise GuestError: the guest has not that much to spare, or does not answer.
     """
     count = size_bytes // MIB
-    argv = [
-        "sh",
-        "-c",
-        f"dd if=/dev/zero of=/dev/shm/touched bs=1M count={count}; e=$?; rm /dev/shm/touched; exit $e",
-    ]
+    fill = f"dd if=/dev/zero of=/dev/shm/touched bs=1M count={count}"
+    argv = ["sh", "-c", f"{fill}; code=$?; rm /dev/shm/touched; exit $code"]
     _succeeded(argv, await guest.run(argv, timeout_s=120.0))
 
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections import deque
-from typing import Any
 
-from qemu.qmp import EventListener, Message, QMPClient
+from qemu.qmp import Message, QMPClient
 
 
 class Client(QMPClient):
@@ -28,30 +25,6 @@ class Client(QMPClient):
 
     def _cb_inbound(self, msg: Message) -> Message:
         return msg  # the library would format the message, indented, for a log that is off
-
-
-class Inbox(EventListener):
-    """Events not yet taken; unlike its base it keeps no history."""
-
-    def __init__(self, names: frozenset[str]) -> None:
-        super().__init__(names)
-        self.arrived = asyncio.Event()
-        self._events: deque[Message] = deque()
-
-    async def put(self, event: Message) -> None:
-        """Called by the client for each event."""
-        if self.accept(event):
-            self._events.append(event)
-            self.arrived.set()
-
-    def take(self) -> dict[str, Any] | None:
-        """The oldest event, None when there is none."""
-        if not self._events:
-            return None
-        event = dict(self._events.popleft())
-        if not self._events:
-            self.arrived.clear()
-        return event
 
 
 class _Line(Message):

@@ -6,6 +6,7 @@ What the user passes to QEMU wins over what is built here: an option of ours tha
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 from ringfence.errors import HostError, UsageError
@@ -36,7 +37,7 @@ class VmOptions(NamedTuple):
     """What a VM shall have.
 
     :param qemu: the QEMU program.
-    :param vcpus: at the start. All but the first are devices, `cpu1`, `cpu2`, ..., and can be unplugged.
+    :param vcpus: at the start, one core each; all but the first can be unplugged.
     :param memory_max_bytes: with plugged memory; equal to `memory_bytes` when there shall be no room for any.
     :param extra: QEMU arguments of the user's, which win.
     """
@@ -76,7 +77,7 @@ class _Extra(NamedTuple):
     def values(self, *names: str) -> Iterator[str]:
         """The values given to options of these names, in order."""
         dashed = {f"{dashes}{name}" for name in names for dashes in ("-", "--")}
-        for option, value in zip(self.arguments, self.arguments[1:], strict=False):
+        for option, value in pairwise(self.arguments):
             if option in dashed:
                 yield value
 
@@ -114,8 +115,6 @@ def command_line(options: VmOptions, balloon_properties: Collection[str]) -> lis
         line += ["-machine", options.machine]
     for address in (options.files.qmp, options.files.qmp_tools):
         line += ["-qmp", f"unix:{_escape(address.path)},server=on,wait=off"]
-    if not extra.replaces("smp") and not extra.replaces("cpu"):
-        line += _plugged_vcpus(options)
     line += _agent(options, extra)
     if not extra.has_device("virtio-balloon"):
         line += ["-device", _balloon(options, balloon_properties)]
@@ -198,20 +197,10 @@ def _settings(options: VmOptions) -> Iterator[tuple[str, str]]:
     if options.memory_max_bytes > options.memory_bytes:
         memory += f",slots={options.memory_slots},maxmem={options.memory_max_bytes // MIB}M"
     yield "m", memory
-    yield "smp", f"cpus=1,maxcpus={options.vcpus_max},sockets=1,cores={options.vcpus_max},threads=1"
+    yield "smp", f"cpus={options.vcpus},maxcpus={options.vcpus_max},sockets=1,cores={options.vcpus_max},threads=1"
     yield "display", "none"
     yield "serial", f"file:{_escape(str(options.files.serial))}"
     yield "pidfile", str(options.files.pidfile)
-
-
-def _plugged_vcpus(options: VmOptions) -> Iterator[str]:
-    """vCPUs that are there when the firmware starts, with ids, so that they can go again.
-
-    Those that `-smp` makes have none and stay for good.
-    """
-    for number in range(1, options.vcpus):
-        yield "-device"
-        yield f"max-x86_64-cpu,id=cpu{number},socket-id=0,core-id={number},thread-id=0"
 
 
 def _agent(options: VmOptions, extra: _Extra) -> list[str]:

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from qemu.qmp import ConnectError, ExecInterruptedError, ExecuteError, QMPError, Runstate
+from qemu.qmp import ConnectError, ExecInterruptedError, ExecuteError, QMPError
 from qemu.qmp.error import ProtocolError
 from qemu.qmp.message import DeserializationError
 
@@ -22,7 +22,8 @@ from ringfence.errors import (
     MonitorTimeoutError,
 )
 from ringfence.qemu import sockets
-from ringfence.qemu.client import Client, Inbox
+from ringfence.qemu.client import Client
+from ringfence.qemu.events import Listener
 from ringfence.qemu.hmp_text import check_line, unix_lines
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
     from ringfence.core.model import Address
     from ringfence.qemu.schema import Schema
+
+__all__ = ["Listener", "Session"]
 
 _CLOSE_S = 1.0  # a local socket closes in well under a millisecond; past this QEMU no longer reads
 _IN_DOUBT = "The command may have taken effect, or may still do so."
@@ -116,22 +119,17 @@ class Session:
         QEMU executes them one after the other, all of them, even when one fails: the first error is raised only
         after all were answered. `timeout_s` is for all together. Errors as in `execute`.
         """
-        if not commands:
-            return []
         tasks = [asyncio.ensure_future(self._answer(command, arguments)) for command, arguments in commands]
         try:
-            await asyncio.wait(tasks, timeout=timeout_s)
-        finally:
-            late = [command for (command, _), task in zip(commands, tasks, strict=True) if task.cancel()]
-        if late:
-            await asyncio.wait(tasks)
-        errors = [task.exception() for task in tasks if not task.cancelled()]
-        if late:
-            raise self._late(late[0], timeout_s)
-        for error in errors:
-            if error is not None:
-                raise error
-        return [task.result() for task in tasks]
+            async with asyncio.timeout(timeout_s):
+                answers = await asyncio.gather(*tasks, return_exceptions=True)
+        except TimeoutError:
+            unanswered = [command for (command, _), task in zip(commands, tasks, strict=True) if task.cancelled()]
+            raise self._late(unanswered[0], timeout_s) from None
+        for answer in answers:
+            if isinstance(answer, BaseException):
+                raise answer
+        return answers
 
     async def hmp(self, line: str, *, timeout_s: float = 10.0) -> str:
         """Execute a line of the human monitor; gives its text, each line ended by a newline.
@@ -254,40 +252,3 @@ class Session:
             if self._socket is not None:
                 self._socket.close()
         return None
-
-
-class Listener:
-    """Events since the context was entered, in order. Enter it before the command that causes them."""
-
-    def __init__(self, client: Client, address: Address, events: frozenset[str]) -> None:
-        self._client = client
-        self._address = address
-        self._inbox = Inbox(events)
-
-    def __enter__(self) -> Listener:
-        self._client.register_listener(self._inbox)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._client.remove_listener(self._inbox)
-
-    async def get(self, timeout_s: float | None) -> dict[str, Any] | None:
-        """The next event (`event`, `data`, `timestamp`), or None when none came within `timeout_s`.
-
-        :param timeout_s: None waits as long as the session lasts; 0 looks without waiting.
-        :raise MonitorGoneError: the session ended, and every event that had come was given.
-        """
-        if not self._inbox.arrived.is_set() and self._client.runstate is Runstate.RUNNING:
-            arrival = asyncio.ensure_future(self._inbox.arrived.wait())
-            ending = asyncio.ensure_future(self._client.runstate_changed())
-            try:
-                await asyncio.wait((arrival, ending), timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                arrival.cancel()
-                ending.cancel()
-        event = self._inbox.take()
-        if event is None and self._client.runstate is not Runstate.RUNNING:
-            raise MonitorGoneError(f"{self._address}: the session ended", hint=sockets.GONE_HINT)
-        return event

@@ -1,106 +1,101 @@
-"""Plays a knob's steps without any edge: scripted answers, virtual time, everything sent on record."""
+"""What a fake is told to do when it is asked: acts, in order.
+
+An answer, in the tables of the fakes, is one of
+    a plain value               it is returned: `{"running": True}`, `[]`, `"text"`
+    an act, or `Script` of acts for what a plain value cannot say
+    a function of the arguments that gives one of the above, for an answer that depends on what came before
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
-
-from ringfence.core.requests import Agent, Clock, HostRss, Progress, Qmp, Request, Steps, Wait, WallClock
-from ringfence.errors import AgentAbsentError, MonitorRefusedError, RingfenceError
-
-T = TypeVar("T")
+from collections.abc import Callable, Iterator, Mapping
+from json import JSONDecodeError, JSONDecoder
+from typing import Any, NamedTuple, TypeAlias
 
 
-class Script:
-    """A VM on paper.
+class Return(NamedTuple):
+    """Answer with this value."""
 
-    :param answers: command to what it returns; a callable is given the arguments; an exception is thrown.
-        A QMP command that is not named is refused as QEMU refuses an unknown one, an agent command that is not
-        named meets no agent.
-    :param events: handed to the steps' waits one by one, in order.
-    :ivar sent: every QMP and agent request, in order.
-    :ivar now_s: virtual seconds; a wait without an event lasts its whole time-out.
-    """
+    value: object
 
-    def __init__(self, answers: Mapping[str, Any], events: Sequence[Mapping[str, Any]] = ()) -> None:
-        self.answers = dict(answers)
-        self.events = list(events)
-        self.sent: list[Qmp | Agent] = []
-        self.progress: list[Progress] = []
-        self.now_s = 1000.0
-        self.rss_bytes: int | None = None
 
-    def play(self, steps: Steps[T]) -> T:
-        """Run the steps to their end and return their result; what they do not catch is raised."""
-        error: RingfenceError | None = None
-        answer: Any = None
-        while True:
+class Refuse(NamedTuple):
+    """Answer with an error."""
+
+    error_class: str
+    description: str
+
+
+class Event(NamedTuple):
+    """Send an event."""
+
+    name: str
+    data: Mapping[str, object] | None = None
+
+
+class Raw(NamedTuple):
+    """Send these bytes as they are."""
+
+    data: bytes
+
+
+class Pause(NamedTuple):
+    """Do nothing for so long; later commands wait, as they do in QEMU."""
+
+    seconds: float
+
+
+class HangUp(NamedTuple):
+    """Close the connection."""
+
+
+Act: TypeAlias = Return | Refuse | Event | Raw | Pause | HangUp
+
+
+class Script(NamedTuple):
+    """Several acts for one command. Without `Return` or `Refuse` the command is never answered."""
+
+    acts: tuple[Act, ...]
+
+
+SILENCE = Script(())
+"""Takes the command and never answers; the commands after it are."""
+
+Answer: TypeAlias = object | Act | Script | Callable[[Mapping[str, Any]], object]
+Answers: TypeAlias = Mapping[str, Answer]
+
+
+def unfold(answer: Answer, arguments: Mapping[str, Any]) -> tuple[Act, ...]:
+    """The acts that an answer stands for."""
+    if callable(answer):
+        return unfold(answer(arguments), arguments)
+    if isinstance(answer, Script):
+        return answer.acts
+    if isinstance(answer, Return | Refuse | Event | Raw | Pause | HangUp):
+        return (answer,)
+    return (Return(answer),)
+
+
+class JsonStream:
+    """Cuts a stream into JSON values as QEMU does: no newline is needed, several may come at once."""
+
+    def __init__(self) -> None:
+        self._text = ""
+        self._decoder = JSONDecoder()
+
+    def feed(self, data: bytes) -> Iterator[Any]:
+        """Values that `data` completes; a `JSONDecodeError` stands for a line that is none."""
+        self._text += data.decode("utf-8", "replace")
+        while self._text:
+            self._text = self._text.lstrip()
             try:
-                request = steps.throw(error) if error else steps.send(answer)
-            except StopIteration as stop:
-                result: T = stop.value
-                return result
-            error, answer = None, None
-            try:
-                answer = self._all(request) if isinstance(request, list) else self._one(request)
-            except RingfenceError as caught:
-                error = caught
-
-    def commands(self) -> list[str]:
-        """Names of everything sent."""
-        return [r.command if isinstance(r, Qmp) else r.agent_command for r in self.sent]
-
-    def changes(self) -> list[Qmp | Agent]:
-        """What was sent that changes the VM."""
-        return [r for r, name in zip(self.sent, self.commands(), strict=True) if not _only_reads(name)]
-
-    def _all(self, requests: Sequence[Qmp]) -> list[Any]:
-        answers: list[Any] = []
-        first: RingfenceError | None = None
-        for request in requests:
-            try:
-                answers.append(self._one(request))
-            except RingfenceError as error:
-                first = first or error
-        if first:
-            raise first
-        return answers
-
-    def _one(self, request: Request) -> Any:
-        match request:
-            case Qmp(command, arguments):
-                self.sent.append(request)
-                unknown = MonitorRefusedError(f"unknown command {command}", error_class="CommandNotFound")
-                return _give(self.answers.get(command, unknown), arguments)
-            case Agent(command, arguments):
-                self.sent.append(request)
-                return _give(self.answers.get(command, AgentAbsentError("no agent")), arguments)
-            case Wait(names, timeout_s):
-                return self._wait(names, timeout_s)
-            case Clock() | WallClock():
-                return self.now_s
-            case HostRss():
-                return self.rss_bytes
-            case Progress():
-                self.progress.append(request)
-        return None
-
-    def _wait(self, names: Sequence[str], timeout_s: float) -> Mapping[str, Any] | None:
-        for event in self.events:
-            if event["event"] in names:
-                self.events.remove(event)
-                return event
-        self.now_s += timeout_s
-        return None
-
-
-def _only_reads(command: str) -> bool:
-    return command.startswith(("query-", "qom-get", "qom-list", "guest-get-"))
-
-
-def _give(answer: Any, arguments: Mapping[str, object]) -> Any:
-    if isinstance(answer, RingfenceError):
-        raise answer
-    if isinstance(answer, Callable):
-        return answer(arguments)
-    return answer
+                value, end = self._decoder.raw_decode(self._text)
+            except JSONDecodeError as error:
+                newline = self._text.find("\n", error.pos)
+                if newline < 0:
+                    return
+                self._text = self._text[newline:]
+                yield error
+            else:
+                self._text = self._text[end:]
+                yield value

@@ -47,7 +47,7 @@ def test_print_gives_a_line_for_the_shell(app, qemu, tmp_path):
     assert line[0] == qemu
     assert line[-2:] == ["-nic", "user"]
     assert "size=2048M,slots=8,maxmem=8192M" in line
-    assert "cpus=1,maxcpus=3,sockets=1,cores=3,threads=1" in line
+    assert "cpus=2,maxcpus=3,sockets=1,cores=3,threads=1" in line
     assert any(f"file={disk},format=raw" in word for word in line)
     assert f"unix:{tmp_path}/ringfence/vm/vm1/qmp.sock,server=on,wait=off" in line
     assert (tmp_path / "ringfence/vm/vm1").is_dir()

@@ -12,7 +12,7 @@ from ringfence.core.requests import Qmp
 from ringfence.engine import changes
 from ringfence.engine.driver import Edges
 from ringfence.errors import MonitorGoneError, MonitorRefusedError, RingfenceError, UsageError
-from ringfence.testing.script import Script
+from ringfence.testing.steps import PaperVm
 
 ZEROS = dict.fromkeys(("bps", "bps_rd", "bps_wr", "iops", "iops_rd", "iops_wr"), 0)
 SMP_1_OF_2 = [
@@ -27,9 +27,9 @@ SMP_1_OF_2 = [
 
 
 class ScriptedSession:
-    """A Script in the place of a QMP session."""
+    """A PaperVm in the place of a QMP session."""
 
-    def __init__(self, script: Script) -> None:
+    def __init__(self, script: PaperVm) -> None:
         self.script = script
         self.gone = False
 
@@ -58,7 +58,7 @@ class Vm:
             "/machine/peripheral/b/virtio-backend": dict(ZEROS),
         }
         self.refuse_after = 100
-        script = Script(
+        script = PaperVm(
             {
                 "query-block": lambda _: [
                     {"device": "", "qdev": q, "inserted": dict(v)} for q, v in self.limits.items()

@@ -11,7 +11,7 @@ from ringfence.core.requests import Qmp
 from ringfence.errors import MonitorRefusedError, TenantError, UsageError
 from ringfence.knobs import registry
 from ringfence.knobs.disk_throttle import DiskThrottle
-from ringfence.testing.script import Script
+from ringfence.testing.steps import PaperVm
 
 KNOB = DiskThrottle()
 BACKEND = "/machine/peripheral/vd2/virtio-backend"
@@ -35,7 +35,7 @@ class FakeBlocks:
     def __init__(self, *blocks: dict[str, Any]) -> None:
         self.blocks = {b["qdev"]: b for b in blocks}
         self.types: dict[str, Any] = {}
-        self.script = Script(
+        self.script = PaperVm(
             {"query-block": self.query, "block_set_io_throttle": self.set, "qom-get": self.qom_get}
         )
 

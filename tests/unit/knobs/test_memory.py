@@ -11,7 +11,7 @@ from ringfence.core.knob import Outcome, Part, Verdict
 from ringfence.core.requests import Qmp
 from ringfence.errors import TenantError, UsageError
 from ringfence.knobs.memory import UNKNOWN_STAT, MemoryTarget
-from ringfence.testing.script import Script
+from ringfence.testing.steps import PaperVm
 
 KNOB = MemoryTarget()
 PATH = "/machine/peripheral/balloon0"
@@ -34,7 +34,7 @@ class FakeGuest:
         self.step, self.floor, self.driver, self.used = step, floor, driver, used
         self.polling = 0
         self.options: dict[str, bool] = {"deflate-on-oom": True, "free-page-reporting": True}
-        self.script = Script(
+        self.script = PaperVm(
             {
                 "qom-list": self.qom_list,
                 "query-memory-size-summary": {"base-memory": GIB, "plugged-memory": 0},

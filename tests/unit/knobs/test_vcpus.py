@@ -10,7 +10,7 @@ from ringfence.core.knob import Outcome, Part, Verdict
 from ringfence.core.requests import Qmp
 from ringfence.errors import AgentAbsentError, MonitorRefusedError, TenantError, UsageError
 from ringfence.knobs.vcpus import Vcpus
-from ringfence.testing.script import Script
+from ringfence.testing.steps import PaperVm
 
 KNOB = Vcpus()
 WANT = ""
@@ -44,7 +44,7 @@ class FakeMachine:
         }
         if agent:
             answers |= {"guest-get-vcpus": self.get_vcpus, "guest-set-vcpus": self.set_vcpus}
-        self.script = Script(answers)
+        self.script = PaperVm(answers)
 
     def query(self, _: object) -> list[dict[str, Any]]:
         entries = []

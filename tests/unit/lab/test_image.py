@@ -1,5 +1,8 @@
+import fcntl
 import json
 import os
+import queue
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -92,3 +95,16 @@ def test_a_cache_that_cannot_be_written_is_the_hosts_fault(tmp_path, monkeypatch
     with pytest.raises(HostError, match="cannot build the guest image") as caught:
         image.ensure_image(lambda _: None)
     assert caught.value.errno
+
+
+def test_of_two_builders_one_waits_and_finds_what_the_other_made(base, builder):
+    base.mkdir(parents=True)
+    said = queue.Queue()
+    with (base / "lock").open("w") as other, ThreadPoolExecutor() as pool:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        waiting = pool.submit(image.ensure_image, said.put)
+        assert "waiting" in said.get(timeout=10)
+        made = image._build(base, lambda _: None)
+        fcntl.flock(other, fcntl.LOCK_UN)
+        assert waiting.result(timeout=10) == made
+    assert len(builder) == 1

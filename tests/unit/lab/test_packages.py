@@ -85,10 +85,12 @@ def test_without_apt_the_lab_says_where_it_runs(archive, monkeypatch, tmp_path):
 
 
 def test_the_first_kernel_that_is_known_is_taken(apt, archive):
-    apt('case "$*" in *linux-image-virtual*) exit 0 ;; esac; echo "E: Unable to locate package" >&2; exit 100')
-    assert archive.first_known(["linux-image-cloud-amd64", "linux-image-virtual"]) == "linux-image-virtual"
+    known = "*linux-image-virtual*) echo 'Inst linux-image-virtual (6.8 Ubuntu:24.04/noble [amd64])'; exit"
+    apt(f'case "$*" in {known} ;; esac; exit 100')
+    name, packages = archive.first_closure(["linux-image-cloud-amd64", "linux-image-virtual"])
+    assert (name, packages) == ("linux-image-virtual", (Package("linux-image-virtual", "6.8"),))
     with pytest.raises(HostError, match="none of these packages is known here: a, b"):
-        archive.first_known(["a", "b"])
+        archive.first_closure(["a", "b"])
 
 
 def test_sizes_are_added_up(apt, archive):
