@@ -87,7 +87,7 @@ def run(
 
     timeout_s = units.parse_seconds(timeout)
     guest = find_guest(name)
-    stdin = None if sys.stdin is None or sys.stdin.isatty() else sys.stdin.buffer.read()
+    stdin = b"" if sys.stdin is None or sys.stdin.isatty() else sys.stdin.buffer.read()
     shell_text = len(command) == 1 and any(letter.isspace() for letter in command[0])
     done = asyncio.run(guest.run(command[0] if shell_text else command, stdin=stdin, timeout_s=timeout_s))
     sys.stdout.buffer.write(done.stdout)

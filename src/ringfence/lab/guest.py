@@ -95,9 +95,7 @@ class Guest:
             return ""
         return "\n".join(text.replace("\r", "").splitlines()[-lines:])
 
-    async def run(
-        self, command: str | Sequence[str], *, stdin: bytes | None = None, timeout_s: float = 60.0
-    ) -> AgentRun:
+    async def run(self, command: str | Sequence[str], *, stdin: bytes = b"", timeout_s: float = 60.0) -> AgentRun:
         """Run a command in the guest, as root, and wait for its end.
 
         :param command: arguments, or a text for the guest's shell.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from ringfence.core.requests import Agent, Clock, HostRss, Progress, Qmp, Request, Steps, Wait, WallClock
@@ -101,6 +101,6 @@ def _only_reads(command: str) -> bool:
 def _give(answer: Any, arguments: Mapping[str, object]) -> Any:
     if isinstance(answer, RingfenceError):
         raise answer
-    if isinstance(answer, Callable):
+    if callable(answer):
         return answer(arguments)
     return answer

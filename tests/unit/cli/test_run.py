@@ -62,6 +62,7 @@ def test_a_vm_that_runs_is_not_started_again(app, qemu, tmp_path, monkeypatch):
 
 def test_qemu_takes_our_place(app, qemu, monkeypatch):
     became = []
+    monkeypatch.setattr("signal.signal", lambda number, handler: None)  # it would outlive this test
     monkeypatch.setattr("os.execvp", lambda program, line: became.append((program, line)))
     CliRunner().invoke(app, ["run", "vm1", "--qemu", qemu, "--accel", "tcg"])
     ((program, line),) = became

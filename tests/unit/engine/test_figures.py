@@ -10,7 +10,7 @@ import pytest
 from ringfence.engine import figures
 from ringfence.engine.figures import DiskFigures, Figures, Group
 from ringfence.errors import MonitorRefusedError
-from ringfence.testing.script import Script
+from ringfence.testing.steps import PaperVm
 
 GIB = 1 << 30
 ZEROS = dict.fromkeys(("bps", "bps_rd", "bps_wr", "iops", "iops_rd", "iops_wr"), 0)
@@ -38,7 +38,7 @@ def answers(**changed: Any) -> dict[str, Any]:
 
 
 def observe(**changed: Any) -> Figures:
-    script = Script(answers(**changed))
+    script = PaperVm(answers(**changed))
     found = script.play(figures.observe())
     assert not script.changes()
     return found
