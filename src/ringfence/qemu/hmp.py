@@ -19,6 +19,7 @@ from ringfence.qemu import sockets
 from ringfence.qemu.hmp_text import check_line, unix_lines
 
 if TYPE_CHECKING:
+    import socket
     from types import TracebackType
 
     from ringfence.core.model import Address
@@ -39,7 +40,7 @@ class HmpSession:
     :ivar address: where it is connected.
     """
 
-    def __init__(self, address: Address, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(self, address: Address, reader: _Reader, writer: asyncio.StreamWriter) -> None:
         self.address = address
         self._reader = reader
         self._writer = writer
@@ -60,7 +61,7 @@ class HmpSession:
         try:
             async with asyncio.timeout(timeout_s):
                 connection = await sockets.connect(address)
-                session = cls(address, *await asyncio.open_connection(sock=connection))
+                session = cls(address, *await _streams(connection))
                 await session._await_prompt()
         except TimeoutError:
             if session is None:
@@ -117,6 +118,10 @@ class HmpSession:
                 await self.close()
                 raise
 
+    async def ended(self) -> None:
+        """Return when QEMU has closed the connection, or `close` was called; lines may be executed meanwhile."""
+        await self._reader.ended.wait()
+
     async def close(self) -> None:
         """Give the monitor back to other clients. Idempotent, never raises, does not wait for QEMU."""
         self._writer.transport.abort()
@@ -156,3 +161,28 @@ class HmpSession:
                 f"{self.address}: QEMU closed the connection", hint=sockets.GONE_HINT, state=state
             )
         return data
+
+
+class _Reader(asyncio.StreamReader):
+    """Tells of the end also who is not reading."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ended = asyncio.Event()
+
+    def feed_eof(self) -> None:
+        super().feed_eof()
+        self.ended.set()
+
+    def set_exception(self, exc: Exception) -> None:
+        super().set_exception(exc)
+        self.ended.set()
+
+
+async def _streams(connection: socket.socket) -> tuple[_Reader, asyncio.StreamWriter]:
+    """What `asyncio.open_connection` does, with our reader."""
+    loop = asyncio.get_running_loop()
+    reader = _Reader()
+    protocol = asyncio.StreamReaderProtocol(reader)
+    transport, _ = await loop.create_connection(lambda: protocol, sock=connection)
+    return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
