@@ -93,7 +93,9 @@ def run(
     sys.stdout.buffer.write(done.stdout)
     sys.stdout.buffer.flush()
     sys.stderr.buffer.write(done.stderr)
-    raise typer.Exit(done.exit_code)
+    if done.truncated:
+        note("the guest agent dropped output past 16 MiB")
+    raise typer.Exit(done.exit_code if done.exit_code >= 0 else 128 - done.exit_code)
 
 
 @_lab.command()

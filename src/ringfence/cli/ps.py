@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ringfence import units
-from ringfence.cli.output import Format, console, emit, note
+from ringfence.cli.output import Format, emit
 
 if TYPE_CHECKING:
     from ringfence.engine.survey import MonitorEntry, VmEntry
 
-_COLUMNS = ("NAME", "PID", "MANAGER", "VCPUS", "MEMORY", "DISKS", "NICS", "MONITORS")
+_COLUMNS = ("NAME", "PID", "MANAGER", "VCPUS", "MEMORY")
 
 
 def register(app: typer.Typer) -> None:
@@ -35,56 +35,49 @@ def ps(
         from ringfence.host.socket_table import SocketTable
 
         entries = asyncio.run(survey(vms, SocketTable()))
-    emit([_printable(entry) for entry in entries], output, lambda: _render(entries))
+    data = _printable(entries)
+    emit(data, output, lambda: _render(data))
 
 
 def _printable(value: Any) -> Any:
-    """The value without the bytes of a command line that are no text."""
+    """The value with what a terminal or a text file does not take escaped: a command line may hold any byte."""
     if isinstance(value, str):
-        return value.encode("utf-8", "backslashreplace").decode()
+        return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in value)
     if isinstance(value, dict):
         return {key: _printable(item) for key, item in value.items()}
     return [_printable(item) for item in value] if isinstance(value, list) else value
 
 
 def _render(entries: Sequence[VmEntry]) -> None:
+    """A line for each VM, and below it one for each thing it has: paths are too long for columns."""
     if not entries:
         print("No QEMU process is visible to you. `ringfence run` starts one; root sees those of every user.")
         return
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in _COLUMNS:
-        table.add_column(column, overflow="fold", no_wrap=column in ("PID", "VCPUS"))
-    for entry in entries:
-        table.add_row(*(Text(_printable("\n".join(lines))) for lines in _cells(entry)))
-    console().print(table)
-    for entry in entries:
-        if entry["problem"]:
-            note(_printable(f"{entry['name']}: {entry['problem']}; shown as it was started"))
+    rows = [_COLUMNS, *map(_row, entries)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]
+    details = [(), *map(_details, entries)]
+    for row, lines in zip(rows, details, strict=True):
+        print("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
+        for kind, text in lines:
+            print(f"  {kind:<4}  {text}".rstrip())
 
 
-def _cells(entry: VmEntry) -> Iterator[Sequence[str]]:
-    yield [entry["name"]]
-    yield [str(entry["pid"])]
-    yield [entry["manager"]]
-    yield [f"{entry['vcpus']['now']}/{entry['vcpus']['max']}"]
-    yield [" / ".join(units.format_bytes(entry["memory"][key]) for key in ("now_bytes", "max_bytes"))]
-    yield [
-        " ".join(
-            [
-                disk["name"],
-                _limits(disk["limits"] or {}),
-                *(f"{_limits(group['limits'])} ({group['group']})" for group in disk["filters"]),
-            ]
-        ).rstrip()
-        for disk in entry["disks"]
-    ]
-    yield [
-        " ".join(filter(None, (nic["id"], nic["backend"], nic["ifname"]))) or nic["model"] for nic in entry["nics"]
-    ]
-    yield [_monitor(monitor) for monitor in entry["monitors"]]
+def _row(entry: VmEntry) -> tuple[str, ...]:
+    now, most = (units.format_bytes(entry["memory"][key]) for key in ("now_bytes", "max_bytes"))
+    vcpus = f"{entry['vcpus']['now']}/{entry['vcpus']['max']}"
+    return entry["name"], str(entry["pid"]), entry["manager"], vcpus, f"{now} / {most}"
+
+
+def _details(entry: VmEntry) -> Iterator[tuple[str, str]]:
+    for disk in entry["disks"]:
+        filters = [f"{_limits(group['limits'])} ({group['group']})" for group in disk["filters"]]
+        yield "disk", " ".join(filter(None, (disk["name"], _limits(disk["limits"] or {}), *filters)))
+    for nic in entry["nics"]:
+        yield "nic", " ".join(filter(None, (nic["id"] or nic["model"], nic["backend"], nic["ifname"])))
+    for monitor in entry["monitors"]:
+        yield monitor["kind"], _monitor(monitor)
+    if entry["problem"]:
+        yield "note", f"{entry['problem']}; shown as it was started"
 
 
 def _limits(limits: Mapping[str, int]) -> str:
@@ -100,7 +93,6 @@ def _monitor(monitor: MonitorEntry) -> str:
     from ringfence.engine.survey import holder_text
 
     if monitor["address"] is None:
-        return f"{monitor['kind']} {monitor['where']}"
-    state = monitor["state"] or ""
+        return monitor["where"]
     held = f": {holder_text(monitor)}" if monitor["state"] == "busy" else ""
-    return f"{monitor['kind']} {monitor['address']} {state}{held}".rstrip()
+    return f"{monitor['address']}  {monitor['state'] or ''}{held}".rstrip()

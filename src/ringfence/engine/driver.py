@@ -36,7 +36,8 @@ def no_progress(_: Progress) -> None:
 class Edges:
     """What the steps of one VM reach: its monitor, its guest's agent, its process.
 
-    The agent is connected to on its first use, and asked no more once it was found absent.
+    The agent's channel takes one client at a time, so it is opened on its first use and released when the steps
+    that used it end. Until then an agent that was found absent is not asked again.
     """
 
     def __init__(self, session: Session, agent: Address | None, pid: int) -> None:
@@ -73,10 +74,15 @@ class Edges:
 
         return rss_bytes(self._pid) if self._pid else None
 
+    async def release_agent(self) -> None:
+        """Let others use the agent's channel; the next use opens it again."""
+        agent, self._agent, self._agent_error = self._agent, None, None
+        if agent is not None:
+            await agent.close()
+
     async def close(self) -> None:
         """Release the agent and the monitor; what was changed stays."""
-        if self._agent is not None:
-            await self._agent.close()
+        await self.release_agent()
         await self.session.close()
 
 
@@ -88,10 +94,13 @@ async def run(
     Errors of a request are thrown into the steps; one they do not catch comes out here. Events named in
     `events` are collected from before the first request.
     """
-    if not events:
-        return await _drive(steps, edges, None, progress)
-    with edges.session.listen(events) as listener:
-        return await _drive(steps, edges, listener, progress)
+    try:
+        if not events:
+            return await _drive(steps, edges, None, progress)
+        with edges.session.listen(events) as listener:
+            return await _drive(steps, edges, listener, progress)
+    finally:
+        await edges.release_agent()
 
 
 async def _drive(steps: Steps[T], edges: Edges, listener: Listener | None, progress: ProgressCallback) -> T:

@@ -99,7 +99,7 @@ class Guest:
         """Run a command in the guest, as root, and wait for its end.
 
         :param command: arguments, or a text for the guest's shell.
-        :return: `exit_code`, `stdout`, `stderr`; what the exit code says is the caller's to judge.
+        :return: its outputs and its exit code, which is the caller's to judge.
         :raise AgentAbsentError: the guest does not answer.
         :raise GuestError: the agent refused, or the command did not end within `timeout_s` (it may run on).
         """

@@ -21,7 +21,7 @@ class StubGuest:
         self.asked: list[list[str]] = []
         self._run = Run(exit_code, stdout, stderr)
 
-    async def run(self, command, *, stdin=None, timeout_s=60.0):
+    async def run(self, command, *, stdin=b"", timeout_s=60.0):
         self.asked.append(command)
         return self._run
 
