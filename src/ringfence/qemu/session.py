@@ -121,18 +121,15 @@ class Session:
         QEMU executes them one after the other, all of them, even when one fails: the first error is raised only
         after all were answered. `timeout_s` is for all together. Errors as in `execute`.
         """
+        if not commands:
+            return []
         replies = [await self._submit(command, arguments) for command, arguments in commands]
-        try:
-            async with asyncio.timeout(timeout_s):
-                messages = [await reply for reply in replies]
-        except TimeoutError:
-            unanswered = [
-                command for (command, _), reply in zip(commands, replies, strict=True) if reply.cancelled()
-            ]
-            raise self._late(unanswered[0], timeout_s) from None
-        return [
-            await self._value(command, message) for (command, _), message in zip(commands, messages, strict=True)
-        ]
+        _, late = await asyncio.wait(replies, timeout=timeout_s)
+        sent = [(command, reply) for (command, _), reply in zip(commands, replies, strict=True)]
+        for command, reply in sent:
+            if reply in late:
+                raise self._late(command, timeout_s)
+        return [await self._value(command, reply.result()) for command, reply in sent]
 
     async def hmp(self, line: str, *, timeout_s: float = 10.0) -> str:
         """Execute a line of the human monitor; gives its text, each line ended by a newline.
