@@ -6,7 +6,7 @@ Rates are measured for ten seconds, which resolves five percent.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 
@@ -113,12 +113,11 @@ async def test_memory_follows_the_balloon_both_ways(lab_guest: Boot) -> None:
 async def test_less_than_the_guest_needs_is_refused_and_forced_it_is_partial(lab_guest: Boot) -> None:
     guest = await lab_guest(memory_bytes=384 * MIB)
     async with opened(guest) as vm:
-        # Known before or only found out on the way, by whether the guest has given statistics lately.
-        try:
+        # Whether that is known at once hangs on whether the guest has given statistics lately.
+        with suppress(UsageError):
             refused = await set_one(vm, "memory.target", "32MiB")
-            assert (refused.verdict, refused.by, refused.actual) == (Verdict.REFUSED, "ringfence", 384 * MIB)
-        except UsageError as error:
-            assert "less than the guest now uses" in error.message
+            assert (refused.verdict, refused.by) == (Verdict.REFUSED, "ringfence")
+        assert {o.key: o.target for o in await vm.show()}["memory.target"] == 384 * MIB
         forced = await set_one(vm, "memory.target", "32MiB", force=True, timeout_s=30)
         assert (forced.verdict, forced.by) == (Verdict.PARTIAL, "guest")
         assert forced.actual == forced.target
