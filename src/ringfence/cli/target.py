@@ -26,6 +26,7 @@ def find(selector: str | None, qmp: str | None = None) -> Vm:
         return discovery.vm_at(discovery.parse_address(qmp))
     if selector is None:
         raise UsageError("which VM?", hint="`ringfence ps` lists them; --qmp PATH names one by its socket")
-    if "/" in selector:
+    host, _, port = selector.rpartition(":")
+    if "/" in selector or (host not in ("", "pid") and port.isdecimal()):
         return discovery.vm_at(discovery.parse_address(selector))
     return discovery.find_vm(selector)

@@ -17,7 +17,8 @@ class Address(NamedTuple):
     port: int = 0
 
     def __str__(self) -> str:
-        return self.path or f"{self.host}:{self.port}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return self.path or f"{host}:{self.port}"
 
 
 class Monitor(NamedTuple):

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ringfence.qemu.hmp import HmpSession
-from ringfence.testing.fake_hmp import FakeHmp
-from ringfence.testing.fake_qemu import FakeQemu
 
 from ringfence.cli.monitor_console import HmpOverQmp, PlainHmp, QmpConsole, Reply
 from ringfence.errors import MonitorGoneError, MonitorRefusedError, UsageError
+from ringfence.qemu.hmp import HmpSession
 from ringfence.qemu.session import Session
+from ringfence.testing.fake_hmp import FakeHmp
+from ringfence.testing.fake_qemu import FakeQemu
 from ringfence.testing.script import SILENCE, Event, HangUp, Refuse, Return, Script
 
 

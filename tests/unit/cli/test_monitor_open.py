@@ -7,14 +7,14 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
-from ringfence.testing.fake_hmp import FakeHmp
-from ringfence.testing.fake_qemu import FakeQemu
 
 from ringfence.cli.monitor_console import Console
 from ringfence.cli.monitor_open import open_console
 from ringfence.core.model import Address, Monitor, Vm
 from ringfence.errors import MonitorBusyError, MonitorGoneError, MonitorProtocolError, TenantError
 from ringfence.qemu.discovery import vm_at
+from ringfence.testing.fake_hmp import FakeHmp
+from ringfence.testing.fake_qemu import FakeQemu
 
 
 def vm(*monitors: tuple[str, Address | None, str]) -> Vm:
