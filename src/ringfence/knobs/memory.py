@@ -231,6 +231,8 @@ def _stats_note(state: State) -> str:
     stats = state.stats
     if stats.age_s is None:
         return "the guest has given no statistics"
+    if stats.available_bytes is not None and stats.available_bytes > state.actual_bytes:
+        return "the guest's last statistics are from before the balloon moved"
     available = "unknown" if stats.available_bytes is None else units.format_bytes(stats.available_bytes)
     off = "" if state.poll_s else "; statistics are off"
     return f"available in the guest: {available}, {units.format_seconds(round(stats.age_s))} ago{off}"
