@@ -41,6 +41,7 @@ class Row(NamedTuple):
     :param mechanism: QEMU's name for what does it.
     :param lifts: whether `unlimited` is a value of it.
     :param main: shown by default; the others only when set, or on request.
+    :param read_only: observed, and never a value to set.
     """
 
     key: str
@@ -49,6 +50,7 @@ class Row(NamedTuple):
     help: str
     lifts: bool = False
     main: bool = True
+    read_only: bool = False
 
 
 class Advice(NamedTuple):

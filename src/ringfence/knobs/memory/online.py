@@ -1,0 +1,78 @@
+"""Whether a guest uses the memory that was plugged into it, and helping it to.
+
+Without a policy of its own (`memhp_default_state`, udev) a guest leaves new memory offline: QEMU has it, and
+nobody can use it. Its agent can see that and put it right.
+Sources: QEMU qga/qapi-schema.json (guest-get-memory-blocks, guest-set-memory-blocks); Linux
+Documentation/admin-guide/mm/memory-hotplug.rst.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from ringfence import units
+from ringfence.core.requests import Agent, Clock, Steps, Wait
+from ringfence.errors import GuestError
+from ringfence.knobs.memory.pace import POLL_S, Trouble
+
+_SETTLE_S = 5.0
+"""A guest under emulation shows a new DIMM after 0.6 s, and brings it online at once or not at all."""
+
+
+class Blocks(NamedTuple):
+    """Memory blocks of a guest. :param online: their numbers; `offline` those that it does not use."""
+
+    block_bytes: int
+    online: frozenset[int]
+    offline: frozenset[int]
+
+    @property
+    def all(self) -> frozenset[int]:
+        """Numbers of all it knows of."""
+        return self.online | self.offline
+
+
+def blocks() -> Steps[Blocks | None]:
+    """The guest's memory blocks; None when it has no agent, or one that cannot tell."""
+    try:
+        size = yield Agent("guest-get-memory-block-info", timeout_s=2.0)
+        found = yield Agent("guest-get-memory-blocks")
+    except GuestError:
+        return None
+    online = frozenset(entry["phys-index"] for entry in found if entry["online"])
+    return Blocks(size["size"], online, frozenset(entry["phys-index"] for entry in found) - online)
+
+
+def bring_online(before: Blocks) -> Steps[bool]:
+    """Ask the guest to use what it left offline since `before`; whether there was anything to ask for."""
+    now = yield from blocks()
+    new = sorted(now.offline - before.all) if now else []
+    if not new:
+        return False
+    try:
+        yield Agent("guest-set-memory-blocks", {"mem-blks": [{"phys-index": n, "online": True} for n in new]})
+    except GuestError:
+        return False
+    return True
+
+
+def settle(before: Blocks, added: int) -> Steps[Trouble | None]:
+    """See that the guest uses all that came since `before`.
+
+    :param added: bytes of whole blocks that have to appear; 0 when that cannot be told from their number.
+    """
+    start = yield Clock()
+    while True:
+        asked = yield from bring_online(before)
+        now = yield from blocks()
+        if now is None:
+            return Trouble("guest", "its agent went away before it could tell whether the new memory is used")
+        offline = len(now.offline - before.all) * now.block_bytes
+        used = len(now.online - before.all) * now.block_bytes
+        if not offline and used >= added:
+            return None
+        if (yield Clock()) - start > _SETTLE_S:
+            missing = units.format_bytes(max(offline, added - used))
+            how = "and would not bring it online" if asked else "and does not see it"
+            return Trouble("guest", f"QEMU has plugged it, the guest does not use {missing} of it {how}")
+        yield Wait((), POLL_S)
