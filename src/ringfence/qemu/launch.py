@@ -206,12 +206,8 @@ def _check(options: VmOptions) -> None:
             "the memory at the start and virtio-mem are more than the maximum",
             hint="raise the maximum, or leave it out",
         )
-    if (
-        options.virtio_mem_bytes % MIB
-        or options.memory_bytes < MIB
-        or options.memory_bytes % MIB
-        or options.memory_max_bytes % MIB
-    ):
+    sizes = (options.memory_bytes, options.memory_max_bytes, options.virtio_mem_bytes)
+    if options.memory_bytes < MIB or any(size % MIB for size in sizes):
         raise UsageError("memory comes in whole MiB", hint="write 512MiB or 2GiB")
 
 

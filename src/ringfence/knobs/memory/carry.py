@@ -82,7 +82,10 @@ def go(state: State, want: int, choice: Choice, trip: Trip, polling: bool) -> St
     plugs = any(move.bytes > 0 and move.via != BALLOON for move in choice.moves)
     before = (yield from online.blocks()) if plugs else None
     notes: tuple[str, ...] = ()
+    total: int | None = None
     for move in choice.moves:
+        if plugs and before is None and move.via != BALLOON and total is None:
+            total = yield from online.total_bytes(state)
         seen = yield from _move(state, move, trip, before)
         notes += seen.notes
         if seen.trouble:
@@ -90,12 +93,14 @@ def go(state: State, want: int, choice: Choice, trip: Trip, polling: bool) -> St
                 notes += yield from _hold_again(state, trip)
             return Seen(seen.trouble, notes)
         trip = trip._replace(done=trip.done + abs(move.bytes))
-    if plugs and before is None:
-        return Seen(None, (*notes, "the guest agent does not answer: whether the guest uses it is not known"))
+    if not plugs:
+        return Seen(None, notes)
     if before is not None:
         added = sum(move.bytes for move in choice.moves if move.via == PC_DIMM)
         return Seen((yield from online.settle(before, added)), notes)
-    return Seen(None, notes)
+    added = sum(move.bytes for move in choice.moves if move.via != BALLOON)
+    seen = yield from online.by_statistics(state, total, added)
+    return seen._replace(notes=notes + seen.notes)
 
 
 def _hold_again(state: State, trip: Trip) -> Steps[tuple[str, ...]]:

@@ -11,9 +11,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ringfence import units
-from ringfence.core.requests import Agent, Clock, Steps, Wait
+from ringfence.core.requests import Agent, Clock, Steps, Wait, WallClock
 from ringfence.errors import GuestError
-from ringfence.knobs.memory.pace import POLL_S, Trouble
+from ringfence.knobs.memory.balloon import STATS_INTERVAL_S, next_stats, set_polling
+from ringfence.knobs.memory.ledger import State
+from ringfence.knobs.memory.pace import POLL_S, Seen, Trouble
 
 _SETTLE_S = 5.0
 """A guest under emulation shows a new DIMM after 0.6 s, and brings it online at once or not at all."""
@@ -76,3 +78,36 @@ def settle(before: Blocks, added: int) -> Steps[Trouble | None]:
             how = "and would not bring it online" if asked else "and does not see it"
             return Trouble("guest", f"QEMU has plugged it, the guest does not use {missing} of it {how}")
         yield Wait((), POLL_S)
+
+
+def total_bytes(state: State) -> Steps[int | None]:
+    """The guest's own word for all its memory, by the balloon's statistics; None without them."""
+    if not state.balloon:
+        return None
+    path = state.balloon.path
+    if not state.poll_s:
+        yield set_polling(path, STATS_INTERVAL_S)
+    stats = yield from next_stats(path, state.poll_s or STATS_INTERVAL_S, (yield WallClock()))
+    if not state.poll_s:
+        yield set_polling(path, 0)
+    return stats.total_bytes
+
+
+def by_statistics(state: State, before: int | None, added: int) -> Steps[Seen]:
+    """As `settle`, for a guest without an agent.
+
+    :param before: its total before `added` bytes were plugged; None when it was not told.
+    """
+    now = None if before is None else (yield from total_bytes(state))
+    if before is None or now is None:
+        return Seen(None, ("neither agent nor statistics: whether the guest uses the new memory is not known",))
+    used = now - before
+    if used >= added // 2:  # the rest may have gone into page tables for it
+        return Seen(None)
+    return Seen(
+        Trouble(
+            "guest",
+            f"QEMU has plugged {units.format_bytes(added)}, the guest uses {units.format_bytes(max(0, used))}"
+            " of it; its agent could bring it online",
+        )
+    )
