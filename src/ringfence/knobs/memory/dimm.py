@@ -22,8 +22,8 @@ from ringfence.knobs.memory.read import OST_EJECT, OST_IN_PROGRESS
 
 EVENTS = ("ACPI_DEVICE_OST", "DEVICE_DELETED", "DEVICE_UNPLUG_GUEST_ERROR", "MEM_UNPLUG_ERROR")
 OUR_DIMM = "ringfence-dimm-"
-_PACED_BYTES_S = 1.0
-"""Of the pace, what one DIMM brings: slots are few."""
+_STEP_S = 0.5
+"""At a pace one DIMM brings what this long would: more would be a jump, and slots are few."""
 _TAKEN_S = 2.5
 _SILENCE_S = 10.0
 """A guest that can unplug says within milliseconds that it has begun; one without ACPI running never does."""
@@ -69,7 +69,7 @@ def plugs(state: State, move: Move, pace_bytes_per_s: int | None) -> list[Plug]:
     """One DIMM; at a pace several, as far as there are slots."""
     count = 1
     if pace_bytes_per_s:
-        largest = max(DIMM_BLOCK_BYTES, int(pace_bytes_per_s * _PACED_BYTES_S))
+        largest = max(DIMM_BLOCK_BYTES, int(pace_bytes_per_s * _STEP_S))
         count = min(state.free_slots, max(1, -(-move.bytes // largest)))
     blocks = move.bytes // DIMM_BLOCK_BYTES
     count = min(count, blocks)
