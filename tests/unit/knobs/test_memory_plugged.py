@@ -11,6 +11,7 @@ from ringfence.core.knob import Outcome, Part, Row, Value, Verdict
 from ringfence.core.requests import Agent, Qmp
 from ringfence.errors import AgentAbsentError, MonitorGoneError, MonitorRefusedError, TenantError, UsageError
 from ringfence.knobs.memory import UNKNOWN_STAT, MemoryTarget
+from ringfence.knobs.memory.dimm import EVENTS as DIMM_EVENTS
 from ringfence.testing.steps import PaperVm
 
 KNOB = MemoryTarget()
@@ -656,6 +657,10 @@ def test_memory_beside_shared_memory_is_shared_too() -> None:
     guest.script.answers["query-memdev"] = [{"id": "m0", "share": True}]
     guest.set(GIB)
     assert guest.objects == {"ringfence-mem-0": "memory-backend-memfd"}
+
+
+def test_every_event_that_is_waited_for_is_listened_to() -> None:
+    assert set(DIMM_EVENTS) <= set(KNOB.events)
 
 
 # Pace, and what must not begin

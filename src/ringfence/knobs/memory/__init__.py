@@ -6,6 +6,6 @@
 """
 
 from ringfence.knobs.memory.knob import MemoryTarget
-from ringfence.knobs.memory.read import UNKNOWN_STAT
+from ringfence.knobs.memory.ledger import UNKNOWN_STAT
 
 __all__ = ["UNKNOWN_STAT", "MemoryTarget"]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from ringfence import units
 from ringfence.core.knob import Outcome, Part, Verdict
-from ringfence.core.requests import Steps, WallClock
-from ringfence.errors import MonitorRefusedError, RingfenceError, UsageError
+from ringfence.core.requests import Clock, Qmp, Steps, WallClock
+from ringfence.errors import MonitorRefusedError, RingfenceError
 from ringfence.knobs.memory import balloon, dimm, online, virtio_mem
 from ringfence.knobs.memory.balloon import STATS_INTERVAL_S, next_stats, set_polling
-from ringfence.knobs.memory.choose import BALLOON, PC_DIMM, VIRTIO_MEM, Choice, Move
+from ringfence.knobs.memory.choose import BALLOON, PC_DIMM, VIRTIO_MEM, Choice, Move, too_low
 from ringfence.knobs.memory.ledger import PAGE_BYTES, State, floor_bytes
 from ringfence.knobs.memory.online import Blocks
 from ringfence.knobs.memory.pace import Seen, Trip, Trouble
@@ -17,22 +19,68 @@ from ringfence.knobs.memory.read import read
 _NOTICED_BYTES = units.MIB
 
 
-def too_low(want: int, floor: int) -> UsageError:
-    """What to say when the guest cannot do with `want`."""
-    return UsageError(
-        f"memory.target={units.format_bytes(want)} is less than the guest now uses: it would kill processes",
-        hint=f"at least {units.format_bytes(floor)} now; --force presses the guest all the same",
-    )
+class Want(NamedTuple):
+    """:param pace: bytes/s at most; None is at once. :param force: what would only hurt the guest is allowed."""
+
+    bytes: int
+    pace: int | None
+    timeout_s: float
+    force: bool
 
 
-def needs_stats(state: State, choice: Choice) -> bool:
+def requests(state: State, choice: Choice, pace: int | None) -> list[Qmp]:
+    """Everything `out` sends when the guest follows."""
+    moves = [request for move in choice.moves for request in _requests(state, move, pace)]
+    if state.balloon and _needs_stats(state, choice):
+        path = state.balloon.path
+        moves = [set_polling(path, STATS_INTERVAL_S), *moves, set_polling(path, state.poll_s)]
+    return [*(dimm.remove(name) for name in state.leftovers), *moves]
+
+
+def out(part: Part, choice: Choice, want: Want) -> Steps[Outcome]:
+    """Carry `choice` out, and say what became of it."""
+    state: State = part.state
+    notes = yield from _clean_up(state)
+    if not choice.moves:
+        after = part if not notes else Part("", (), (yield from read()))
+        return Outcome(Verdict.APPLIED, after, notes=("already so", *notes))
+    refused = _not_now(state, want.force)
+    if refused:
+        return Outcome(Verdict.REFUSED, part, refused.by, refused.detail, notes)
+    total = sum(abs(move.bytes) for move in choice.moves)
+    deadline = (yield Clock()) + want.timeout_s + (total / want.pace if want.pace else 0.0)
+    trip = Trip(deadline, want.pace, total, 0, want.force)
+    polling = state.balloon is not None and _needs_stats(state, choice)
+    try:
+        seen = yield from _go(state, want.bytes, choice, trip, polling)
+    except RingfenceError:
+        if polling:
+            yield from _stop_polling(state)
+        raise
+    if polling and state.balloon:
+        yield set_polling(state.balloon.path, state.poll_s)
+    after_it = (yield from read())._replace(used=choice.used, pace=want.pace)
+    return _outcome(state, after_it, want.bytes, choice, seen._replace(notes=(*notes, *seen.notes)))
+
+
+def _requests(state: State, move: Move, pace: int | None) -> list[Qmp]:
+    if move.via == BALLOON:
+        return [balloon.request(target) for target in balloon.targets(move, pace)]
+    if move.via == VIRTIO_MEM and move.device:
+        return [virtio_mem.request(move.device, size) for size in virtio_mem.sizes(move, pace)]
+    if move.bytes > 0:
+        return [request for new in dimm.plugs(state, move, pace) for request in new.requests()]
+    return [request for gone in move.dimms for request in dimm.unplug_requests(gone)]
+
+
+def _needs_stats(state: State, choice: Choice) -> bool:
     """Before memory is taken the guest is asked; between steps of virtio-mem more often than a monitor asks."""
     takes = sum(move.bytes for move in choice.moves) < 0
     often = any(move.via == VIRTIO_MEM for move in choice.moves)
     return takes and (not state.poll_s or (often and state.poll_s > STATS_INTERVAL_S))
 
 
-def not_now(state: State, force: bool) -> Trouble | None:
+def _not_now(state: State, force: bool) -> Trouble | None:
     """Why nothing can begin: the guest stands, or an earlier request is still on its way."""
     if state.runstate != "running":
         return Trouble("guest", f"the VM is {state.runstate}: its guest cannot move before it runs (`cont`)")
@@ -47,7 +95,7 @@ def not_now(state: State, force: bool) -> Trouble | None:
     return None
 
 
-def clean_up(state: State) -> Steps[tuple[str, ...]]:
+def _clean_up(state: State) -> Steps[tuple[str, ...]]:
     """Remove backends of ours that no device uses; gives a note for each."""
     notes = []
     for name in state.leftovers:
@@ -60,7 +108,7 @@ def clean_up(state: State) -> Steps[tuple[str, ...]]:
     return tuple(notes)
 
 
-def stop_polling(state: State) -> Steps[None]:
+def _stop_polling(state: State) -> Steps[None]:
     """Best effort, after an error that is about to be told."""
     try:
         if state.balloon:
@@ -69,7 +117,7 @@ def stop_polling(state: State) -> Steps[None]:
         return
 
 
-def go(state: State, want: int, choice: Choice, trip: Trip, polling: bool) -> Steps[Seen]:
+def _go(state: State, want: int, choice: Choice, trip: Trip, polling: bool) -> Steps[Seen]:
     """Make the moves, once the guest's own word is not against it; then see that it uses what it got."""
     if polling and state.balloon:
         yield set_polling(state.balloon.path, STATS_INTERVAL_S)
@@ -124,7 +172,7 @@ def _move(state: State, move: Move, trip: Trip, before: Blocks | None) -> Steps[
     return (yield from dimm.unplug(move, trip))
 
 
-def outcome(before: State, after: State, want: int, choice: Choice, seen: Seen) -> Outcome:
+def _outcome(before: State, after: State, want: int, choice: Choice, seen: Seen) -> Outcome:
     """The verdict, by what is so `after`."""
     part = Part("", (), after)
     notes = (f"by {choice.used}: {choice.reason}", *seen.notes)

@@ -76,6 +76,14 @@ def mechanisms(state: State) -> tuple[str, ...]:
     return tuple(name for name, there in has.items() if there)
 
 
+def too_low(want: int, floor: int) -> UsageError:
+    """What to say when the guest cannot do with `want`."""
+    return UsageError(
+        f"memory.target={units.format_bytes(want)} is less than the guest now uses: it would kill processes",
+        hint=f"at least {units.format_bytes(floor)} now; --force presses the guest all the same",
+    )
+
+
 def choose(state: State, want: int, via: str | None) -> Choice:
     """How to come from what the guest may use now to `want`.
 

@@ -73,9 +73,10 @@ def plugs(state: State, move: Move, pace_bytes_per_s: int | None) -> list[Plug]:
         count = min(state.free_slots, max(1, -(-move.bytes // largest)))
     blocks = move.bytes // DIMM_BLOCK_BYTES
     count = min(count, blocks)
-    taken = set(state.objects) - set(state.leftovers)
     names = {dimm.id for dimm in state.dimms}
-    numbers = (n for n in range(2**16) if f"{OUR_BACKEND}{n}" not in taken and f"{OUR_DIMM}{n}" not in names)
+    numbers = (
+        n for n in range(2**16) if f"{OUR_BACKEND}{n}" not in state.objects and f"{OUR_DIMM}{n}" not in names
+    )
     on_nodes = {node: sum(d.size_bytes for d in state.dimms if d.node == node) for node in state.nodes}
     planned = []
     for index in range(count):

@@ -1,25 +1,16 @@
-"""The knob's keys: `memory.target`, how it is to be met, and the ledgers it is made of."""
+"""The knob's keys: `memory.target`, how it is to be met, and the ledgers it is made of.
+
+What only a change of memory needs is imported when there is one: every command pays for what stands above.
+"""
 
 from __future__ import annotations
 
 from ringfence import units
-from ringfence.core.knob import Advice, Observation, Outcome, Part, Row, Verdict, Wants
-from ringfence.core.requests import Agent, Clock, Qmp, Steps
-from ringfence.errors import RingfenceError, UsageError
-from ringfence.knobs.memory import balloon, carry, dimm, virtio_mem
-from ringfence.knobs.memory.balloon import STATS_INTERVAL_S, set_polling
-from ringfence.knobs.memory.choose import (
-    BALLOON,
-    PC_DIMM,
-    START_WITH,
-    VIRTIO_MEM,
-    Move,
-    choose,
-    mechanisms,
-)
+from ringfence.core.knob import Advice, Observation, Outcome, Part, Row, Wants
+from ringfence.core.requests import Agent, Qmp, Steps
+from ringfence.errors import UsageError
+from ringfence.knobs.memory.choose import BALLOON, PC_DIMM, START_WITH, choose, mechanisms, too_low
 from ringfence.knobs.memory.ledger import OPTIONS, PAGE_BYTES, State, floor_bytes
-from ringfence.knobs.memory.pace import Trip
-from ringfence.knobs.memory.read import read
 
 _SLOWEST_PACE = units.MIB
 
@@ -83,10 +74,19 @@ class MemoryTarget:
 
     prefix = "memory"
     rows: tuple[Row, ...] = ROWS
-    events: tuple[str, ...] = ("BALLOON_CHANGE", "MEMORY_DEVICE_SIZE_CHANGE", *dimm.EVENTS)
+    events: tuple[str, ...] = (
+        "BALLOON_CHANGE",
+        "MEMORY_DEVICE_SIZE_CHANGE",
+        "ACPI_DEVICE_OST",
+        "DEVICE_DELETED",
+        "DEVICE_UNPLUG_GUEST_ERROR",
+        "MEM_UNPLUG_ERROR",
+    )
 
     def observe(self) -> Steps[tuple[Part, ...]]:
         """Read the ledgers and the guest's statistics; one Part."""
+        from ringfence.knobs.memory.read import read
+
         return (Part("", (), (yield from read())),)
 
     def observation(self, part: Part, row: Row) -> Observation:
@@ -122,53 +122,20 @@ class MemoryTarget:
         choose(state, want, _via(wants))
         floor = floor_bytes(state)
         if floor is not None and want < min(floor, state.usable_bytes) and not force:
-            raise carry.too_low(want, floor)
+            raise too_low(want, floor)
 
     def changes(self, part: Part, wants: Wants) -> list[Qmp | Agent]:
         """All that is sent when the guest follows; where it does not, less or more is."""
-        state: State = part.state
-        choice = choose(state, _want(wants), _via(wants))
-        requests: list[Qmp | Agent] = [dimm.remove(name) for name in state.leftovers]
-        moves: list[Qmp | Agent] = []
-        for move in choice.moves:
-            moves += _requests(state, move, _pace(wants))
-        if state.balloon and carry.needs_stats(state, choice):
-            on = set_polling(state.balloon.path, STATS_INTERVAL_S)
-            return [*requests, on, *moves, set_polling(state.balloon.path, state.poll_s)]
-        return requests + moves
+        from ringfence.knobs.memory import carry
+
+        return list(carry.requests(part.state, choose(part.state, _want(wants), _via(wants)), _pace(wants)))
 
     def apply(self, part: Part, wants: Wants, *, timeout_s: float, force: bool) -> Steps[Outcome]:
         """Move by move, each seen through before the next; what was not met is asked for no longer."""
-        state: State = part.state
-        want, pace = _want(wants), _pace(wants)
-        choice = choose(state, want, _via(wants))
-        notes = yield from carry.clean_up(state)
-        if not choice.moves:
-            after = part if not notes else Part("", (), (yield from read()))
-            return Outcome(Verdict.APPLIED, after, notes=("already so", *notes))
-        refused = carry.not_now(state, force)
-        if refused:
-            return Outcome(Verdict.REFUSED, part, refused.by, refused.detail, notes)
-        total = sum(abs(move.bytes) for move in choice.moves)
-        deadline = (yield Clock()) + timeout_s + (total / pace if pace else 0.0)
-        trip = Trip(deadline, pace, total, 0, force)
-        polling = state.balloon is not None and carry.needs_stats(state, choice)
-        try:
-            seen = yield from carry.go(state, want, choice, trip, polling)
-        except RingfenceError:
-            if polling:
-                yield from carry.stop_polling(state)
-            raise
-        if polling and state.balloon:
-            yield set_polling(state.balloon.path, state.poll_s)
-        now = yield from read()
-        return carry.outcome(
-            state,
-            now._replace(used=choice.used, pace=pace),
-            want,
-            choice,
-            seen._replace(notes=(*notes, *seen.notes)),
-        )
+        from ringfence.knobs.memory import carry
+
+        want = carry.Want(_want(wants), _pace(wants), timeout_s, force)
+        return (yield from carry.out(part, choose(part.state, want.bytes, _via(wants)), want))
 
 
 def _target(state: State, row: Row, there: tuple[str, ...]) -> Observation:
@@ -251,13 +218,3 @@ def _via(wants: Wants) -> str | None:
 def _pace(wants: Wants) -> int | None:
     pace = wants.get("ramp")
     return None if pace is None else int(pace)
-
-
-def _requests(state: State, move: Move, pace: int | None) -> list[Qmp]:
-    if move.via == BALLOON:
-        return [balloon.request(target) for target in balloon.targets(move, pace)]
-    if move.via == VIRTIO_MEM and move.device:
-        return [virtio_mem.request(move.device, size) for size in virtio_mem.sizes(move, pace)]
-    if move.bytes > 0:
-        return [request for new in dimm.plugs(state, move, pace) for request in new.requests()]
-    return [request for gone in move.dimms for request in dimm.unplug_requests(gone)]

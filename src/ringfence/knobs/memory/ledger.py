@@ -13,6 +13,7 @@ from typing import NamedTuple
 from ringfence import units
 
 PAGE_BYTES = 4096
+UNKNOWN_STAT = 2**64 - 1
 GUEST_RESERVE_BYTES = 32 * units.MIB
 """Left to a guest above what it cannot give up: below this the lab's guests began to kill processes."""
 DIMM_BLOCK_BYTES = 128 * units.MIB

@@ -10,9 +10,8 @@ from typing import Any
 
 from ringfence.core.requests import Qmp, Steps, WallClock
 from ringfence.errors import MonitorRefusedError
-from ringfence.knobs.memory.ledger import OPTIONS, Balloon, Dimm, State, Stats, VirtioMem
+from ringfence.knobs.memory.ledger import OPTIONS, UNKNOWN_STAT, Balloon, Dimm, State, Stats, VirtioMem
 
-UNKNOWN_STAT = 2**64 - 1
 OST_EJECT = 3
 OST_IN_PROGRESS = 132
 _CONTAINERS = ("/machine/peripheral", "/machine/peripheral-anon")
