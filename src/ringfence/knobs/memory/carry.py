@@ -131,16 +131,19 @@ def _go(state: State, want: int, choice: Choice, trip: Trip, polling: bool) -> S
     before = (yield from online.blocks()) if plugs else None
     notes: tuple[str, ...] = ()
     total: int | None = None
+    now = state
     for move in choice.moves:
         if plugs and before is None and move.via != BALLOON and total is None:
-            total = yield from online.total_bytes(state)
-        seen = yield from _move(state, move, trip, before)
+            total = yield from online.total_bytes(now)
+        seen = yield from _move(now, move, trip, before)
         notes += seen.notes
         if seen.trouble:
             if move.via == PC_DIMM and move.bytes < 0:
                 notes += yield from _hold_again(state, trip)
             return Seen(seen.trouble, notes)
         trip = trip._replace(done=trip.done + abs(move.bytes))
+        if move is not choice.moves[-1]:
+            now = yield from read()
     if not plugs:
         return Seen(None, notes)
     if before is not None:
