@@ -39,7 +39,7 @@ class PluggedGuest:
         self.ballooned = 0
         self.has_balloon = balloon
         self.vmem_max, self.vmem_size, self.vmem_requested, self.vmem_floor = virtio_mem, 0, 0, 0
-        self.vmem_driver, self.auto_online = True, True
+        self.vmem_driver, self.auto_online, self.vmem_step = True, True, BLOCK
         self.dimms: list[dict[str, Any]] = []
         self.objects: dict[str, str] = {}
         self.dimm_answer, self.busy_backend, self.polling, self.used = "gone", 0, 0, 100 * MIB
@@ -109,9 +109,9 @@ class PluggedGuest:
         return {"stats": stats, "last-update": int(self.script.now_s)}
 
     def vmem_moves(self) -> int:
-        """128 MiB a look; a guest that onlines nothing takes no more than two blocks ahead."""
+        """`vmem_step` a look; a guest that onlines nothing takes no more than two blocks ahead."""
         if self.vmem_driver and self.vmem_requested > self.vmem_size and len(self.offline) < 2:
-            self.vmem_size += min(BLOCK, self.vmem_requested - self.vmem_size)
+            self.vmem_size += min(self.vmem_step, self.vmem_requested - self.vmem_size)
             if not self.auto_online:
                 self.offline.add(1000 + self.vmem_size // BLOCK)
         elif self.vmem_driver and self.vmem_requested < self.vmem_size:
@@ -506,6 +506,22 @@ def test_an_unplug_without_any_answer_may_end_late_and_its_backend_is_then_remov
     assert "removed backend ringfence-mem-0" in note(outcome)
 
 
+def test_a_device_that_goes_meanwhile_is_not_taken_for_the_dimm() -> None:
+    guest = PluggedGuest(virtio_mem=0)
+    guest.set(GIB)
+    guest.dimm_answer = "silent"
+    guest.script.events.append({"event": "DEVICE_DELETED", "data": {"device": "nic7", "path": "/machine/x"}})
+    outcome = guest.set(512 * MIB, target_via="pc-dimm")
+    assert (outcome.verdict, outcome.by) == (Verdict.REFUSED, "guest")
+
+
+def test_with_every_slot_taken_nothing_more_can_be_plugged() -> None:
+    guest = PluggedGuest(virtio_mem=0, slots=1)
+    guest.set(GIB)
+    with pytest.raises(UsageError, match="above the VM's memory, 1 GiB"):
+        guest.set(2 * GIB)
+
+
 def test_others_backends_without_a_device_are_left_alone() -> None:
     guest = PluggedGuest(virtio_mem=0)
     guest.objects["spare"] = "memory-backend-ram"
@@ -691,6 +707,7 @@ def test_a_ramp_of_dimms_takes_no_more_than_the_free_slots() -> None:
 
 def test_the_time_of_a_ramp_is_not_the_guests_deadline() -> None:
     guest = PluggedGuest()
+    guest.vmem_step = 2 * MIB
     outcome = guest.set(GIB, ramp=16 * MIB, timeout_s=5)
     assert outcome.verdict is Verdict.APPLIED
 
