@@ -65,7 +65,7 @@ def _host() -> list[Finding]:
     kvm = probe_kvm(qemu)
     health = Health.OK if kvm.works else Health.ADVICE
     findings.append(
-        Finding("kvm", health, kvm.reason, "" if kvm.works else "VMs run without it, many times slower")
+        Finding("kvm", health, kvm.reason if kvm.works else f"{kvm.reason}; VMs run without it, many times slower")
     )
     if shutil.which("mke2fs", path="/usr/sbin:/sbin:/usr/bin:/bin") is None:
         findings.append(Finding("lab", Health.MISSING, "no mke2fs for the lab's disks", "apt install e2fsprogs"))

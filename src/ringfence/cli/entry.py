@@ -43,12 +43,12 @@ def _build(arguments: list[str]) -> int:
     gc.freeze()
     gc.enable()
     try:
-        result = app(arguments, standalone_mode=True, prog_name="ringfence")
+        app(arguments, standalone_mode=True, prog_name="ringfence")
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else int(bool(stop.code))
     except RingfenceError as error:
         return report(error)
-    return result if isinstance(result, int) else 0
+    return 0
 
 
 def _verb(arguments: list[str]) -> str | None:

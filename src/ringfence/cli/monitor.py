@@ -109,11 +109,15 @@ def _lines(console: Console, commands: Sequence[str]) -> AsyncIterator[monitor_b
 
 
 async def _interact(vm: Vm, console: Console, events: bool) -> int:
+    from prompt_toolkit.output import create_output
+
     from ringfence.cli import monitor_format
     from ringfence.cli.monitor_prompt import Prompt
 
-    _write_out(monitor_format.banner(vm.name, await console.version(), console.mode, console.address))
-    return await Prompt(console, console.lookup(), events=events).run()
+    # With the answers in a pipe (`| tee log`) the prompt is still on a terminal, that of standard error.
+    output = create_output(always_prefer_tty=True)
+    prompt = Prompt(console, console.lookup(), events=events, output=output)
+    return await prompt.run(monitor_format.banner(vm.name, await console.version(), console.mode, console.address))
 
 
 def _write_out(text: str) -> None:

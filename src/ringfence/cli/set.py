@@ -35,7 +35,7 @@ def set_(
     timeout: Annotated[str, typer.Option("--timeout", help="how long a guest may take for one key")] = "60s",
     force: Annotated[bool, typer.Option("--force", help="also what would hurt the guest itself")] = False,
     output: Annotated[Format, typer.Option("-o", "--output", help="how to print")] = Format.TABLE,
-) -> int:
+) -> None:
     """Change limits of a running VM. All are checked before the first is changed.
 
     Exit code: 0 all applied; 2 bad request, nothing changed; 3 this VM cannot; 4 the monitor or QEMU said no;
@@ -46,10 +46,11 @@ def set_(
     timeout_s = units.parse_seconds(timeout)
     vm = target.find(selector, qmp)
     if dry_run:
-        return _print_plan(asyncio.run(_plan(vm, values, force)), output)
+        _print_plan(asyncio.run(_plan(vm, values, force)), output)
+        return
     results = asyncio.run(_set(vm, values, timeout_s, force, quiet=output is not Format.TABLE))
     _print_results(results, output)
-    return next((r.exit_code for r in results if r.exit_code), 0)
+    raise typer.Exit(next((r.exit_code for r in results if r.exit_code), 0))
 
 
 def _parse_pairs(words: Sequence[str]) -> dict[str, str]:
@@ -84,7 +85,7 @@ async def _set(vm: Vm, values: dict[str, str], timeout_s: float, force: bool, *,
             return await opened.set(values, timeout_s=timeout_s, force=force, progress=progress)
 
 
-def _print_plan(steps: Sequence[Step], output: Format) -> int:
+def _print_plan(steps: Sequence[Step], output: Format) -> None:
     import json
 
     data = [
@@ -105,7 +106,6 @@ def _print_plan(steps: Sequence[Step], output: Format) -> int:
                 print(json.dumps(request.wire()))
 
     emit(data, output, render)
-    return 0
 
 
 def _shown(result: Result, value: int | str | None) -> str:

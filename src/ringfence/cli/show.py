@@ -83,7 +83,7 @@ def _range(observation: Observation) -> str:
     low, high = observation.minimum, observation.maximum
     if observation.row.lifts:
         return "from " + text(low) if low is not None else "a name"
-    return f"{text(low) or '?'} to {text(high) or '?'}"
+    return f"{text(low)} to {text(high)}" if low is not None else f"up to {text(high)}"
 
 
 def _render(parts: Sequence[tuple[Knob, Part]], *, every: bool) -> None:

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from qemu.qmp import ConnectError, ExecInterruptedError, ExecuteError, QMPError
+from qemu.qmp import ConnectError, Message, QMPError, Runstate
 from qemu.qmp.error import ProtocolError
 from qemu.qmp.message import DeserializationError
 
@@ -105,11 +105,13 @@ class Session:
         :raise MonitorGoneError: the session is closed, or QEMU closed it before it answered.
         :raise MonitorProtocolError: what came back is not QMP.
         """
+        reply = await self._submit(command, arguments)
         try:
             async with asyncio.timeout(timeout_s):
-                return await self._answer(command, arguments)
+                message = await reply
         except TimeoutError:
             raise self._late(command, timeout_s) from None
+        return await self._value(command, message)
 
     async def execute_all(
         self, commands: Sequence[tuple[str, Mapping[str, object] | None]], *, timeout_s: float = 5.0
@@ -119,17 +121,15 @@ class Session:
         QEMU executes them one after the other, all of them, even when one fails: the first error is raised only
         after all were answered. `timeout_s` is for all together. Errors as in `execute`.
         """
-        tasks = [asyncio.ensure_future(self._answer(command, arguments)) for command, arguments in commands]
-        try:
-            async with asyncio.timeout(timeout_s):
-                answers = await asyncio.gather(*tasks, return_exceptions=True)
-        except TimeoutError:
-            unanswered = [command for (command, _), task in zip(commands, tasks, strict=True) if task.cancelled()]
-            raise self._late(unanswered[0], timeout_s) from None
-        for answer in answers:
-            if isinstance(answer, BaseException):
-                raise answer
-        return answers
+        if not commands:
+            return []
+        replies = [await self._submit(command, arguments) for command, arguments in commands]
+        _, late = await asyncio.wait(replies, timeout=timeout_s)
+        sent = [(command, reply) for (command, _), reply in zip(commands, replies, strict=True)]
+        for command, reply in sent:
+            if reply in late:
+                raise self._late(command, timeout_s)
+        return [await self._value(command, reply.result()) for command, reply in sent]
 
     async def hmp(self, line: str, *, timeout_s: float = 10.0) -> str:
         """Execute a line of the human monitor; gives its text, each line ended by a newline.
@@ -166,7 +166,8 @@ class Session:
         except OSError as error:
             raise sockets.monitor_error(self.address, error) from None
         except QMPError as error:
-            raise self._ended(error, await self._release()) from None
+            await self._release()
+            raise self._ended(error.exc if isinstance(error, ConnectError) else error) from None
         except BaseException:
             await self._release()
             raise
@@ -178,7 +179,8 @@ class Session:
         self.greeting = {"version": greeting.QMP.version, "capabilities": greeting.QMP.capabilities}
         # Without oob QEMU stops reading while it executes: 0.1 ms more for each pipelined command.
         wanted = {"enable": ["oob"]} if "oob" in greeting.QMP.capabilities else None
-        await self._answer("qmp_capabilities", wanted)
+        message = await (await self._submit("qmp_capabilities", wanted))
+        await self._value("qmp_capabilities", message)
 
     def _late_connect(self, timeout_s: float) -> MonitorError:
         if self._client.greeting is not None:
@@ -191,13 +193,23 @@ class Session:
             )
         return sockets.late_connect(self.address, timeout_s)
 
-    async def _answer(self, command: str, arguments: Mapping[str, object] | None) -> Any:
-        try:
-            return await self._client.execute(command, arguments)
-        except ExecuteError as error:
-            raise MonitorRefusedError(f"QEMU refused {command}: {error}", error_class=error.error_class) from None
-        except QMPError as error:
-            raise self._ended(error, await self._release()) from None
+    async def _submit(
+        self, command: str, arguments: Mapping[str, object] | None
+    ) -> asyncio.Future[Message | None]:
+        if self._client.runstate is not Runstate.RUNNING:
+            raise self._ended(await self._release())
+        return self._client.submit(command, arguments)
+
+    async def _value(self, command: str, message: Message | None) -> Any:
+        if message is None:
+            raise self._ended(await self._release(), state=_IN_DOUBT)
+        if "return" in message:
+            return message["return"]
+        error = message.get("error")
+        if not isinstance(error, dict) or not {"class", "desc"} <= error.keys():
+            await self._release()
+            raise MonitorProtocolError(f"{self.address}: the answer to {command} is not QMP", state=_IN_DOUBT)
+        raise MonitorRefusedError(f"QEMU refused {command}: {error['desc']}", error_class=error["class"])
 
     def _late(self, command: str, timeout_s: float) -> MonitorTimeoutError:
         return MonitorTimeoutError(
@@ -206,14 +218,9 @@ class Session:
             state=_IN_DOUBT,
         )
 
-    def _ended(self, error: QMPError, cause: Exception | None) -> MonitorError:
-        """What to raise for a session that ended: `error` met the call, `cause` ended the session."""
-        state = _IN_DOUBT if isinstance(error, ExecInterruptedError) else ""
-        if isinstance(error, ConnectError):
-            cause = error.exc
-        elif isinstance(error, ProtocolError):
-            cause = error
-        root = getattr(cause, "exc", cause)
+    def _ended(self, cause: Exception | None, *, state: str = "") -> MonitorError:
+        """What to raise for a session that `cause` has ended, None if `close` has."""
+        root = getattr(cause, "exc", cause)  # the library wraps errors of the greeting
         if root is None:
             return MonitorGoneError(f"{self.address}: the session is closed", hint="Open it again.", state=state)
         truncated = isinstance(root, DeserializationError) and not root.raw.endswith(b"\n")

@@ -10,7 +10,8 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from ringfence.testing.fake_server import FakeServer
-from ringfence.testing.script import JsonStream, Raw, Refuse, Return, unfold
+from ringfence.testing.json_input import JsonStream, complaint
+from ringfence.testing.script import Raw, Refuse, Return, unfold
 
 if TYPE_CHECKING:
     import asyncio
@@ -53,9 +54,10 @@ class FakeAgent(FakeServer):
         for command in self._stream.feed(data):
             await self._perform(self._acts(command), _wire)
 
-    def _acts(self, command: object) -> tuple[Act, ...]:
-        if not isinstance(command, dict) or "execute" not in command:
-            return (Refuse("GenericError", "QMP input must be a JSON object"),)
+    def _acts(self, command: Any) -> tuple[Act, ...]:
+        refusal = complaint(command)
+        if refusal is not None:
+            return (refusal,)
         name, arguments = command["execute"], command.get("arguments", {})
         if name == "guest-sync-delimited":
             return unfold(self.answers.get(name, _synchronise), arguments)

@@ -12,16 +12,17 @@ from __future__ import annotations
 
 import json
 import time
-from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ringfence.testing.fake_server import FakeServer
-from ringfence.testing.script import Event, JsonStream, Refuse, Return, Script, unfold
+from ringfence.testing.json_input import JsonStream, complaint
+from ringfence.testing.script import Event, Refuse, Return, unfold
 
 if TYPE_CHECKING:
     import asyncio
     import os
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Mapping
 
     from ringfence.testing.script import Act, Answer, Answers
 
@@ -80,18 +81,16 @@ class FakeQemu(FakeServer):
         stream = JsonStream()
         while data := await reader.read(65536):
             for command in stream.feed(data):
-                echo = {"id": command["id"]} if isinstance(command, dict) and "id" in command else {}
-                await self._perform(self._acts(command), lambda act, echo=echo: _wire(act, echo))  # type: ignore[misc]
+                refusal = complaint(command)
+                if refusal is not None:
+                    self._send(_wire(refusal, {}))
+                    continue
+                self.received.append(command)
+                echo = {"id": command["id"]} if "id" in command else {}
+                await self._perform(self._acts(command), partial(_wire, echo=echo))
 
-    def _acts(self, command: object) -> tuple[Act, ...]:
-        if isinstance(command, json.JSONDecodeError):
-            return (Refuse("GenericError", f"JSON parse error, {command.msg}"),)
-        if not isinstance(command, dict):
-            return (Refuse("GenericError", "QMP input must be a JSON object"),)
+    def _acts(self, command: Mapping[str, Any]) -> tuple[Act, ...]:
         name = _name(command)
-        if name is None:
-            return (Refuse("GenericError", "QMP input lacks member 'execute'"),)
-        self.received.append(command)
         if name == "qmp_capabilities":
             return self._negotiate(command)
         if not self._negotiated:
@@ -108,41 +107,8 @@ class FakeQemu(FakeServer):
         return acts
 
 
-def replay(recording: Iterable[Mapping[str, Any]]) -> dict[str, Answer]:
-    """A table of answers from a recorded session.
-
-    A command that was recorded several times gives its answers one after the other, and the last one from then on.
-
-    :param recording: `{"send": command}` and `{"receive": message}` as they were seen, in order; an event belongs
-        to the command it stands behind. Other entries, such as a header, are passed over.
-    """
-    scripts: dict[str, deque[Script]] = {}
-    acts: list[Act] = []
-    for entry in recording:
-        if "send" in entry:
-            name = entry["send"]["execute"]
-            acts = []
-        elif "receive" in entry:
-            acts.append(_act(entry["receive"]))
-            if not isinstance(acts[-1], Event):
-                scripts.setdefault(name, deque()).append(Script(tuple(acts)))
-    return {name: _in_turn(queue) for name, queue in scripts.items()}
-
-
-def _name(command: Mapping[str, Any]) -> Any:
-    return command.get("execute", command.get("exec-oob"))
-
-
-def _in_turn(scripts: deque[Script]) -> Callable[[Mapping[str, Any]], Script]:
-    return lambda _: scripts.popleft() if len(scripts) > 1 else scripts[0]
-
-
-def _act(message: Mapping[str, Any]) -> Act:
-    if "event" in message:
-        return Event(message["event"], message.get("data"))
-    if "error" in message:
-        return Refuse(message["error"]["class"], message["error"]["desc"])
-    return Return(message["return"])
+def _name(command: Mapping[str, Any]) -> str:
+    return str(command.get("execute") or command["exec-oob"])
 
 
 def _wire(act: Act, echo: Mapping[str, Any]) -> bytes:

@@ -64,7 +64,7 @@ class FakeServer(ABC):
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
-            self._raise_failure()
+        self._end()
 
     def __enter__(self) -> Self:
         self._listen()
@@ -80,7 +80,7 @@ class FakeServer(ABC):
         if self._thread is not None and self._task is not None:
             self._call(self._task.cancel)
             self._thread.join()
-            self._raise_failure()
+        self._end()
 
     def _run(self, ready: threading.Event) -> None:
         async def serve() -> None:
@@ -91,7 +91,10 @@ class FakeServer(ABC):
 
         asyncio.run(serve())
 
-    def _raise_failure(self) -> None:
+    def _end(self) -> None:
+        if self._listener is not None:
+            self._listener.close()
+            os.unlink(self.address.path)
         if self._task is not None and not self._task.cancelled():
             failure = self._task.exception()
             if failure is not None:
@@ -103,13 +106,12 @@ class FakeServer(ABC):
         self._listener.listen(_BACKLOG)
 
     async def _serve(self) -> None:
-        listener = self._listener
-        if listener is None:
+        if self._listener is None:
             return
         loop = asyncio.get_running_loop()
         try:
             while True:
-                connection, _ = await loop.sock_accept(listener)
+                connection, _ = await loop.sock_accept(self._listener)
                 reader, self._writer = await asyncio.open_connection(sock=connection)
                 self.clients += 1
                 with contextlib.suppress(ConnectionError):
@@ -119,8 +121,6 @@ class FakeServer(ABC):
                 self._close_client()
         finally:
             self._close_client()
-            listener.close()
-            os.unlink(self.address.path)
 
     async def _perform(self, acts: Iterable[Act], wire: Callable[[Act], bytes]) -> None:
         """Do the acts one after the other; `wire` gives the bytes of those that speak the protocol."""
@@ -145,5 +145,6 @@ class FakeServer(ABC):
             self._writer = None
 
     def _call(self, function: Callable[..., object], *arguments: Any) -> None:
-        if self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(function, *arguments)
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                self._loop.call_soon_threadsafe(function, *arguments)

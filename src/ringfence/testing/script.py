@@ -8,8 +8,7 @@ An answer, in the tables of the fakes, is one of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from json import JSONDecodeError, JSONDecoder
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 
@@ -74,28 +73,3 @@ def unfold(answer: Answer, arguments: Mapping[str, Any]) -> tuple[Act, ...]:
     if isinstance(answer, Return | Refuse | Event | Raw | Pause | HangUp):
         return (answer,)
     return (Return(answer),)
-
-
-class JsonStream:
-    """Cuts a stream into JSON values as QEMU does: no newline is needed, several may come at once."""
-
-    def __init__(self) -> None:
-        self._text = ""
-        self._decoder = JSONDecoder()
-
-    def feed(self, data: bytes) -> Iterator[Any]:
-        """Values that `data` completes; a `JSONDecodeError` stands for a line that is none."""
-        self._text += data.decode("utf-8", "replace")
-        while self._text:
-            self._text = self._text.lstrip()
-            try:
-                value, end = self._decoder.raw_decode(self._text)
-            except JSONDecodeError as error:
-                newline = self._text.find("\n", error.pos)
-                if newline < 0:
-                    return
-                self._text = self._text[newline:]
-                yield error
-            else:
-                self._text = self._text[end:]
-                yield value

@@ -205,3 +205,14 @@ def test_stale_statistics_count_as_unknown() -> None:
     )
     guest.script.answers["qom-get"] = guest.qom_get
     assert KNOB.observation(guest.part(), KNOB.rows[0]).minimum is None
+
+
+def test_statistics_from_before_the_balloon_moved_are_not_trusted() -> None:
+    guest = FakeGuest(used=200 * MIB)
+    guest.polling = 1
+    stats = guest.qom_get({"property": "guest-stats"})
+    guest.actual = guest.target = 512 * MIB
+    guest.script.answers["qom-get"] = lambda arguments: (
+        stats if arguments["property"] == "guest-stats" else guest.qom_get(arguments)
+    )
+    assert KNOB.observation(guest.part(), KNOB.rows[0]).minimum is None

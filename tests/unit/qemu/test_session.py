@@ -200,6 +200,8 @@ async def test_malformed_answer(connected, members):
         qemu.answers["x"] = lambda _: Raw(f'{{{members}, "id": "{qemu.received[-1]["id"]}"}}\n'.encode())
         with pytest.raises(MonitorProtocolError):
             await session.execute("x")
+        with pytest.raises(MonitorGoneError):
+            await session.execute("y")
 
 
 # Pipelining

@@ -1,0 +1,157 @@
+"""Each knob on a real guest: what QEMU was told, what the guest did, and whether the limit holds inside it.
+
+Rates are measured for ten seconds, which resolves five percent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+
+import pytest
+
+import ringfence
+from ringfence.core.knob import Verdict
+from ringfence.engine.changes import Result
+from ringfence.errors import UsageError
+from ringfence.lab.guest import Guest
+from ringfence.lab.workloads import FioJob, fio, meminfo, online_cpus, parse_fio
+from ringfence.units import GIB, KIB, MIB
+
+Boot = Callable[..., Awaitable[Guest]]
+
+
+@asynccontextmanager
+async def opened(guest: Guest) -> AsyncIterator[ringfence.OpenVm]:
+    async with ringfence.connect() as host:
+        yield await host.vm(guest.name)
+
+
+async def set_one(vm: ringfence.OpenVm, key: str, value: str | int | None, **options: object) -> Result:
+    (result,) = await vm.set({key: value}, **options)  # type: ignore[arg-type]
+    return result
+
+
+async def ballooned_bytes(guest: Guest) -> int:
+    """What the guest's kernel says it has given to the balloon."""
+    lines = (await guest.run("cat /proc/vmstat")).stdout.decode().splitlines()
+    counters = dict(line.split() for line in lines)
+    return (int(counters["balloon_inflate"]) - int(counters["balloon_deflate"])) * 4 * KIB
+
+
+async def test_disk_limits_hold_inside_the_guest(lab_guest: Boot) -> None:
+    guest = await lab_guest(memory_bytes=256 * MIB, disks_bytes=(256 * MIB, 256 * MIB))
+    async with opened(guest) as vm:
+        assert (await set_one(vm, "disk.vda.iops", 100)).verdict is Verdict.APPLIED
+        seen = await fio(guest, FioJob(rw="randread", block_size_bytes=4 * KIB, runtime_s=10))
+        assert seen.read_iops == pytest.approx(100, rel=0.05)
+
+        results = await vm.set({"disk.vda.iops": None, "disk.vda.bps": "5MiB/s"})
+        assert [r.verdict for r in results] == [Verdict.APPLIED] * 2
+        seen = await fio(guest, FioJob(rw="write", block_size_bytes=64 * KIB, runtime_s=10))
+        assert seen.write_bytes_per_s == pytest.approx(5 * MIB, rel=0.05)
+
+        results = await vm.set({"disk.vda.bps": None, "disk.vda.iops.read": 50, "disk.vda.iops.write": 200})
+        assert [r.verdict for r in results] == [Verdict.APPLIED] * 3
+        seen = await fio(guest, FioJob(rw="randread", runtime_s=6))
+        assert seen.read_iops == pytest.approx(50, rel=0.05)
+        seen = await fio(guest, FioJob(rw="randwrite", runtime_s=6))
+        assert seen.write_iops == pytest.approx(200, rel=0.05)
+
+        both = {"disk.vda.iops.read": None, "disk.vda.iops.write": None}
+        await vm.set({**both, "disk.vda.iops": 100, "disk.vda.io_size": "4KiB"})
+        seen = await fio(guest, FioJob(rw="randread", block_size_bytes=16 * KIB, runtime_s=8))
+        assert seen.read_iops == pytest.approx(25, rel=0.05)
+
+        await set_one(vm, "disk.vda.iops", None)
+        seen = await fio(guest, FioJob(rw="randread", runtime_s=2))
+        assert seen.read_iops > 300
+
+
+async def test_a_group_shares_one_limit_and_a_burst_lasts_its_length(lab_guest: Boot) -> None:
+    guest = await lab_guest(memory_bytes=256 * MIB, disks_bytes=(256 * MIB, 256 * MIB))
+    async with opened(guest) as vm:
+        await vm.set({"disk.vda.iops": 200, "disk.vda.group": "shared"})
+        result = await set_one(vm, "disk.vdb.group", "shared")
+        assert result.verdict is Verdict.APPLIED
+        assert "vda" in " ".join(result.notes)
+        assert await iops_of_both(guest) == pytest.approx(200, rel=0.05)
+
+        result = await set_one(vm, "disk.vdb.group", None)
+        assert result.verdict is Verdict.APPLIED
+        await vm.set({"disk.vda.iops.burst": 500, "disk.vda.iops.burst_length": "3s"})
+        burst = await fio(guest, FioJob(rw="randread", runtime_s=2, ramp_s=0))
+        after = await fio(guest, FioJob(rw="randread", runtime_s=6, ramp_s=8))
+        assert burst.read_iops == pytest.approx(500, rel=0.15)  # the bucket starts full: more in the first moment
+        assert after.read_iops == pytest.approx(200, rel=0.05)
+        by_key = {o.key: o.actual for o in await vm.show()}
+        assert (by_key["disk.vdb.iops"], by_key["disk.vdb.iops.burst"]) == (200, None)
+
+
+async def iops_of_both(guest: Guest) -> float:
+    """Both disks read at the same time, by one fio: what they get together."""
+    first, *settings = FioJob(rw="randread", runtime_s=10).arguments()
+    shared = [s for s in settings if not s.startswith(("--name", "--filename"))]
+    jobs = ["--name=a", "--filename=/dev/vda", "--name=b", "--filename=/dev/vdb"]
+    done = await guest.run([first, *shared, "--group_reporting", *jobs], timeout_s=120)
+    assert done.exit_code == 0, done.stderr
+    return parse_fio(done.stdout.decode()).read_iops
+
+
+async def test_memory_follows_the_balloon_both_ways(lab_guest: Boot) -> None:
+    guest = await lab_guest(memory_bytes=GIB)
+    async with opened(guest) as vm:
+        down = await set_one(vm, "memory.target", "512MiB")
+        assert (down.verdict, down.actual) == (Verdict.APPLIED, 512 * MIB)
+        assert GIB - await ballooned_bytes(guest) == pytest.approx(512 * MIB, rel=0.02)
+        assert (await meminfo(guest))["MemAvailable"] < 512 * MIB
+        up = await set_one(vm, "memory.target", "1GiB")
+        assert (up.verdict, up.actual) == (Verdict.APPLIED, GIB)
+        assert await ballooned_bytes(guest) < 0.02 * GIB
+
+
+async def test_less_than_the_guest_needs_is_refused_and_forced_it_is_partial(lab_guest: Boot) -> None:
+    guest = await lab_guest(memory_bytes=384 * MIB)
+    async with opened(guest) as vm:
+        # Whether that is known at once hangs on whether the guest has given statistics lately.
+        with suppress(UsageError):
+            refused = await set_one(vm, "memory.target", "32MiB")
+            assert (refused.verdict, refused.by) == (Verdict.REFUSED, "ringfence")
+        assert {o.key: o.target for o in await vm.show()}["memory.target"] == 384 * MIB
+        forced = await set_one(vm, "memory.target", "32MiB", force=True, timeout_s=30)
+        assert (forced.verdict, forced.by) == (Verdict.PARTIAL, "guest")
+        assert forced.actual == forced.target
+        assert 32 * MIB < int(forced.actual or 0) < 384 * MIB
+        back = await set_one(vm, "memory.target", "384MiB")
+        assert back.verdict is Verdict.APPLIED
+
+
+async def test_a_guest_without_a_balloon_driver_is_refused_and_keeps_its_memory(lab_guest: Boot) -> None:
+    guest = await lab_guest(memory_bytes=256 * MIB, kernel_options=("ringfence.balloon=0",))
+    async with opened(guest) as vm:
+        result = await set_one(vm, "memory.target", "200MiB")
+        assert (result.verdict, result.by, result.actual) == (Verdict.REFUSED, "guest", 256 * MIB)
+        assert "driver" in result.detail
+
+
+async def test_vcpus_come_and_go_with_the_agents_help(lab_guest: Boot) -> None:
+    guest = await lab_guest(memory_bytes=256 * MIB, vcpus=2, vcpus_max=4)
+    async with opened(guest) as vm:
+        grown = await set_one(vm, "vcpus", 4)
+        assert (grown.verdict, grown.target, grown.actual) == (Verdict.APPLIED, 4, 4)
+        assert len(await online_cpus(guest)) == 4
+        shrunk = await set_one(vm, "vcpus", 1)
+        assert (shrunk.verdict, shrunk.target, shrunk.actual) == (Verdict.APPLIED, 1, 1)
+        assert await online_cpus(guest) == (0,)
+        with pytest.raises(ringfence.RingfenceError, match="crash at the next plug"):
+            await set_one(vm, "vcpus", 2)
+
+
+async def test_vcpus_without_an_agent_are_applied_by_the_guests_own_policy(lab_guest: Boot) -> None:
+    guest = await lab_guest(
+        memory_bytes=256 * MIB, vcpus_max=2, kernel_options=("ringfence.agent=0", "ringfence.cpu_online=1")
+    )
+    async with opened(guest) as vm:
+        result = await set_one(vm, "vcpus", 2)
+        assert (result.verdict, result.target) == (Verdict.APPLIED, 2)
+        assert "not known" in " ".join(result.notes)
