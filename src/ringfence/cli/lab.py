@@ -163,6 +163,8 @@ def _render_demo(found: Demo) -> None:
         took = units.format_seconds(row.took_ms / 1e3)
         table.add_row(row.knob, *values, row.evidence, f"{row.error_pct:.1f} %", verdict, took)
     console().print(table)
+    for text in found.left_out:
+        console().print(f"left out: {text}")
     held = sum(row.holds for row in found.rows)
     console().print(f"{held} of {len(found.rows)} rows hold. QEMU {found.qemu}, accelerator {found.accel}.")
 
