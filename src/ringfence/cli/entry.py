@@ -11,7 +11,7 @@ import os  # noqa: E402
 import sys  # noqa: E402
 from typing import NoReturn  # noqa: E402
 
-VERBS = ("ps", "show", "set", "monitor", "doctor", "run", "lab")
+VERBS = ("ps", "show", "set", "monitor", "pool", "doctor", "run", "lab")
 
 
 def _build(arguments: list[str]) -> int:
