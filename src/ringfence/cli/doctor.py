@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ringfence.cli import target
+from ringfence.cli import completion, target
 from ringfence.cli.output import Format, console, emit
 
 if TYPE_CHECKING:
@@ -22,7 +22,9 @@ def register(app: typer.Typer) -> None:
 
 
 def doctor(
-    vm: Annotated[str | None, typer.Argument(metavar="[VM]", help=target.VM_HELP)] = None,
+    vm: Annotated[
+        str | None, typer.Argument(metavar="[VM]", help=target.VM_HELP, autocompletion=completion.vm_names)
+    ] = None,
     qmp: Annotated[str | None, typer.Option("--qmp", help=target.QMP_HELP)] = None,
     output: Annotated[Format, typer.Option("-o", "--output", help="how to print")] = Format.TABLE,
 ) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ringfence.cli import monitor_batch, target
+from ringfence.cli import completion, monitor_batch, target
 from ringfence.errors import UsageError
 
 if TYPE_CHECKING:
@@ -26,7 +26,12 @@ def register(app: typer.Typer) -> None:
 
 
 def monitor(
-    vm: Annotated[str, typer.Argument(metavar="VM", help=target.VM_HELP + ", or of its human monitor")],
+    vm: Annotated[
+        str,
+        typer.Argument(
+            metavar="VM", help=target.VM_HELP + ", or of its human monitor", autocompletion=completion.vm_names
+        ),
+    ],
     commands: Annotated[
         list[str] | None,
         typer.Argument(metavar="[COMMAND]...", help="carry these out and leave; quote one that has arguments"),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ringfence import units
-from ringfence.cli import target
+from ringfence.cli import completion, target
 from ringfence.cli.output import Format, emit, note
 from ringfence.errors import UsageError
 
@@ -26,7 +26,10 @@ def register(app: typer.Typer) -> None:
 
 
 def set_(
-    words: Annotated[list[str], typer.Argument(metavar="VM KEY=VALUE...", help=target.VM_HELP)],
+    words: Annotated[
+        list[str],
+        typer.Argument(metavar="VM KEY=VALUE...", help=target.VM_HELP, autocompletion=completion.set_words),
+    ],
     qmp: Annotated[str | None, typer.Option("--qmp", help=target.QMP_HELP)] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print the exact QMP, change nothing")] = False,
     timeout: Annotated[str, typer.Option("--timeout", help="how long a guest may take for one key")] = "60s",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ringfence import units
-from ringfence.cli import target
+from ringfence.cli import completion, target
 from ringfence.cli.output import Format, console, emit
 
 if TYPE_CHECKING:
@@ -23,7 +23,9 @@ def register(app: typer.Typer) -> None:
 
 
 def show(
-    vm: Annotated[str | None, typer.Argument(metavar="VM", help=target.VM_HELP)] = None,
+    vm: Annotated[
+        str | None, typer.Argument(metavar="VM", help=target.VM_HELP, autocompletion=completion.vm_names)
+    ] = None,
     qmp: Annotated[str | None, typer.Option("--qmp", help=target.QMP_HELP)] = None,
     every: Annotated[bool, typer.Option("--all", "-a", help="also limits that are not set")] = False,
     output: Annotated[Format, typer.Option("-o", "--output", help="how to print")] = Format.TABLE,
