@@ -140,6 +140,7 @@ def demo(
 
 def _render_demo(found: Demo) -> None:
     from rich.table import Table
+    from rich.text import Text
 
     from ringfence import units
     from ringfence.cli.output import console
@@ -158,7 +159,7 @@ def _render_demo(found: Demo) -> None:
     ):
         table.add_column(title)
     for row in found.rows:
-        verdict = row.verdict if row.holds else f"[red]{row.verdict}, does not hold[/red]"
+        verdict = Text(row.verdict) if row.holds else Text(f"{row.verdict}, does not hold", style="red")
         values = [shown(row, value) for value in (row.before, row.asked, row.actual)]
         took = units.format_seconds(row.took_ms / 1e3)
         table.add_row(row.knob, *values, row.evidence, f"{row.error_pct:.1f} %", verdict, took)

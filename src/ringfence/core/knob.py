@@ -30,6 +30,7 @@ class Verdict(StrEnum):
     NEEDS_REBOOT = "needs-reboot"
     UNSUPPORTED = "unsupported"
     FAILED = "failed"
+    INTERRUPTED = "interrupted"
     NOT_ATTEMPTED = "not attempted"
 
 
@@ -106,6 +107,8 @@ class Outcome(NamedTuple):
     :param after: the part as read back after the change; None when it could not be read any more.
     :param by: who refused, when somebody did: `QEMU`, `guest`, `ringfence`.
     :param detail: the reason, one sentence; empty when all is as asked.
+    :param hint: what to do next; empty when there is nothing to say.
+    :param state: what is left behind, beside what `after` tells.
     """
 
     verdict: Verdict
@@ -113,6 +116,8 @@ class Outcome(NamedTuple):
     by: str = ""
     detail: str = ""
     notes: tuple[str, ...] = ()
+    hint: str = ""
+    state: str = ""
 
 
 Wants: TypeAlias = Mapping[str, Value | None]

@@ -71,9 +71,12 @@ def _connect_long_path(sock: socket.socket, path: str) -> None:
 async def _connect_tcp(host: str, port: int) -> socket.socket:
     loop = asyncio.get_running_loop()
     try:
-        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
-    except socket.gaierror:
-        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        try:
+            found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+        except socket.gaierror:
+            found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except UnicodeError:
+        raise OSError(f"{host!r} cannot be the name of a host") from None
     refused = OSError(f"no address for {host}")
     for family, kind, protocol, _, target in found:
         sock = socket.socket(family, kind | socket.SOCK_NONBLOCK, protocol)
