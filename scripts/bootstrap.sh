@@ -75,16 +75,19 @@ ensure_venv() {
     local extra=$1 stamp=$venv/installed wanted found
     wanted="$top $(sha256sum <"$top/pyproject.toml")"
     found=$(cat "$stamp" 2>/dev/null) || found=
-    if ! { [ "$found" = "$wanted$extra" ] || [ "$found" = "${wanted}[dev]" ]; } ||
-        ! "$venv/bin/python" -I -c 'import ringfence' 2>/dev/null; then # made by a Python that has gone since
+    if [[ $found != "$wanted$extra" && $found != "${wanted}[dev]" ]] ||
+        ! "$venv/bin/python" -I -c 'import ringfence' 2>/dev/null; then
         ensure_python
         say "installing Python packages into $venv"
-        [ -e "$stamp" ] || [ -z "$(ls -A "$venv" 2>/dev/null)" ] ||
-            die "it was not made by this script: remove it, or set RINGFENCE_VENV to another directory"
-        rm -rf "$venv"
-        mkdir -p "$venv"
-        touch "$stamp"
-        "$python" -m venv "$venv"
+        # One that was made by a Python that has gone since, or for another place, is of no use.
+        if [[ $found != "$top "* ]] || ! "$venv/bin/python" -I -m pip --version >/dev/null 2>&1; then
+            [ -e "$stamp" ] || [ -z "$(ls -A "$venv" 2>/dev/null)" ] ||
+                die "it was not made by this script: remove it, or set RINGFENCE_VENV to another directory"
+            rm -rf "$venv"
+            mkdir -p "$venv"
+            printf '%s ' "$top" >"$stamp"
+            "$python" -m venv "$venv"
+        fi
         "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable "$top$extra" >&2 ||
             die "pip could not install them: check the network, and pip's own settings behind a proxy or a mirror"
         printf '%s' "$wanted$extra" >"$stamp"
