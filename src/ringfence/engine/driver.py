@@ -112,9 +112,13 @@ class Edges:
 async def observe(steps: Steps[T], edges: Edges) -> T:
     """Drive steps that only read. QEMU's answers may take `edges.answer_timeout_s` all together.
 
-    :raise MonitorError: also for an answer that is not of the form the steps expect.
+    :raise MonitorError: also for an answer that is not of the form the steps expect. Nothing was changed.
     """
-    return await _Drive(edges, shared=True).run(steps)
+    try:
+        return await _Drive(edges, shared=True).run(steps)
+    except RingfenceError as error:
+        error.state = ""  # the session does not know which commands only read
+        raise
 
 
 async def run(
@@ -236,4 +240,4 @@ class _Drive:
 
     def _refuse_interrupted(self) -> None:
         if self._edges.interrupted:
-            raise InterruptError("it was interrupted")
+            raise InterruptError("it was ended by hand", hint="the same command again goes on from here")
