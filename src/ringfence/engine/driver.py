@@ -204,7 +204,8 @@ class _Drive:
                 return None
 
     async def _qmp(self, request: Qmp | list[Qmp]) -> Any:
-        session, start, late = self._edges.session, time.monotonic(), False
+        session, clock, late = self._edges.session, asyncio.get_running_loop().time, False
+        start = clock()
         try:
             if isinstance(request, Qmp):
                 return await session.execute(request.command, request.arguments or None, timeout_s=self._left_s)
@@ -215,7 +216,7 @@ class _Drive:
             raise
         finally:
             if self._shared:
-                self._left_s = max(0.0, self._left_s - (time.monotonic() - start))
+                self._left_s = max(0.0, self._left_s - (clock() - start))
             self._shared = self._shared or late
 
     async def _wait(self, events: tuple[str, ...], timeout_s: float) -> dict[str, Any] | None:

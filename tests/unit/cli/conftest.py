@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import logging
+import threading
 from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
@@ -58,6 +60,30 @@ def vm_behind(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Vm]:
         return vm
 
     return behind
+
+
+@pytest.fixture
+def skip(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Have the program's loop believe that so many seconds have passed: what is silent costs no time to test.
+
+    To be called by a fake while it is asked, from its own thread.
+    """
+    ahead_s = 0.0
+    loops: list[asyncio.AbstractEventLoop] = []
+    true_time = asyncio.BaseEventLoop.time
+
+    def time(loop: asyncio.BaseEventLoop) -> float:
+        if threading.current_thread() is threading.main_thread():
+            loops[:] = [loop]
+        return true_time(loop) + ahead_s
+
+    def skip(seconds: float) -> None:
+        nonlocal ahead_s
+        ahead_s += seconds
+        loops[0].call_soon_threadsafe(lambda: None)  # it sleeps on its old idea of the time
+
+    monkeypatch.setattr(asyncio.BaseEventLoop, "time", time)
+    return skip
 
 
 @pytest.fixture
