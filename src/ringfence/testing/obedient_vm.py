@@ -59,8 +59,11 @@ class ObedientVm:
         }
 
     def _block(self, name: str) -> dict[str, Any]:
+        qdev = f"/machine/peripheral/{name}/virtio-backend"
         inserted = {"node-name": f"node-{name}", "drv": "raw", "file": "x.raw", **self.limits[name]}
-        return {"device": "", "qdev": f"/machine/peripheral/{name}/virtio-backend", "inserted": inserted}
+        if any(self.limits[name].values()):
+            inserted["group"] = qdev
+        return {"device": "", "qdev": qdev, "inserted": inserted}
 
     def _throttle(self, arguments: Any) -> object:
         name = arguments["id"].split("/")[0]

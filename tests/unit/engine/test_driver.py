@@ -11,7 +11,7 @@ import pytest
 
 from ringfence.core.knob import Knob
 from ringfence.core.requests import Agent, Clock, HostRss, Progress, Qmp, Steps, Wait, WallClock
-from ringfence.engine import figures
+from ringfence.engine import changes, figures
 from ringfence.engine.driver import Edges, observe, run
 from ringfence.errors import (
     AgentAbsentError,
@@ -213,6 +213,7 @@ async def use(knob: Knob, edges: Edges) -> None:
 @pytest.mark.parametrize("command", QUESTIONS)
 async def test_no_answer_is_too_odd(vm: ObedientVm, session: Any, edges: Edges, command: str) -> None:
     """Each answer wrong in each place, one at a time: there is an error that says so, or it is borne."""
+    vm.limits["a"]["iops"] = 7
     hints: list[str] = []
     for odd in mutated(vm.answers, command):
         session.answers[command] = odd
@@ -227,6 +228,40 @@ async def test_no_answer_is_too_odd(vm: ObedientVm, session: Any, edges: Edges, 
             hints.append(error.hint)
     assert len(hints) > 5
     assert all(hints)
+
+
+@pytest.mark.parametrize(
+    ("values", "command"),
+    [
+        ({"disk.vda.iops": 100}, "query-block"),
+        ({"memory.target": "512MiB"}, "query-balloon"),
+        ({"vcpus": 3}, "query-hotpluggable-cpus"),
+        ({"vcpus": 1}, "query-hotpluggable-cpus"),
+    ],
+    ids=str,
+)
+async def test_nor_in_the_middle_of_a_change(
+    vm: ObedientVm, session: Any, edges: Edges, values: dict[str, Any], command: str
+) -> None:
+    verdicts: set[str] = set()
+    steps = await changes.plan(edges, values)
+    for odd in mutated(vm.answers, command):
+        session.answers[command] = odd
+        (result,) = await changes.apply(edges, steps, timeout_s=0.001)
+        assert (result.exit_code == 0) == (result.verdict == "applied")
+        verdicts.add(result.verdict)
+    assert "failed" in verdicts
+
+
+async def test_nor_an_event(vm: ObedientVm, session: Any, edges: Edges) -> None:
+    steps = await changes.plan(edges, {"vcpus": 1})
+    info = {"device": "cpu", "source": 3, "status": 1, "slot": "1", "slot-type": "CPU"}
+    verdicts: set[str] = set()
+    for data in mutations({"info": info}):
+        session.answers["device_del"] = Script((Return({}), Event("ACPI_DEVICE_OST", data)))
+        (result,) = await changes.apply(edges, steps, timeout_s=0.001)
+        verdicts.add(result.verdict)
+    assert {"failed", "refused"} <= verdicts
 
 
 async def test_bridges_without_end(vm: ObedientVm, session: Any, edges: Edges) -> None:
