@@ -144,7 +144,7 @@ class Vcpus:
         if want > state.maximum:
             raise UsageError(
                 f"vcpus={want} is above this VM's maximum, {state.maximum}",
-                hint=f"start it with -smp {state.plugged},maxcpus={want} to have room",
+                hint=f"at most {state.maximum}; -smp {state.plugged},maxcpus=N at its start makes room for more",
             )
         if want < state.fixed:
             raise UsageError(
