@@ -91,8 +91,15 @@ class MonitorRefusedError(MonitorError):
     def __init__(
         self, message: str, *, error_class: str = "GenericError", hint: str = "", state: str = ""
     ) -> None:
-        super().__init__(message, hint=hint, state=state)
+        usual = _NO_SUCH_COMMAND if error_class == "CommandNotFound" else _QEMUS_REASON
+        super().__init__(message, hint=hint or usual, state=state)
         self.error_class = error_class
+
+
+_NO_SUCH_COMMAND = (
+    "this QEMU is too old for it, or was built without it; `ringfence monitor VM --qmp` knows its commands"
+)
+_QEMUS_REASON = "the reason is QEMU's own: see its documentation of the command"
 
 
 class HostError(RingfenceError):

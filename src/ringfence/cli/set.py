@@ -56,7 +56,7 @@ def set_(
         return
     try:
         results = asyncio.run(change.apply(vm, quiet=output is not Format.TABLE))
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError):
         raise change.broken_off() from None
     _print_results(results, output)
     raise typer.Exit(next((r.exit_code for r in results if r.exit_code), 0))
@@ -117,19 +117,25 @@ class _Change:
 
 @contextmanager
 def _ended_by_signal(interrupt: Callable[[], None]) -> Iterator[None]:
-    """Ctrl-C and SIGTERM let what is under way leave order. The next one does what it always does."""
+    """Ctrl-C and SIGTERM let what is under way leave order; the second one cancels this task, the third kills."""
     import signal
 
-    loop = asyncio.get_running_loop()
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
     numbers = (signal.SIGINT, signal.SIGTERM)
+    seen = 0
 
     def restore() -> None:
         for number in numbers:
             loop.remove_signal_handler(number)
 
     def end() -> None:
-        restore()
-        interrupt()
+        nonlocal seen
+        seen += 1
+        if seen == 1:
+            interrupt()
+        elif task is not None:
+            restore()
+            task.cancel()
 
     for number in numbers:
         loop.add_signal_handler(number, end)

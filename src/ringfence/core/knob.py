@@ -85,7 +85,10 @@ class Observation(NamedTuple):
         """:raise TenantError: it cannot be changed on this VM; the hint is the advice."""
         if self.unavailable:
             hint = "; ".join(f"start it with {advice.option}" for advice in self.advice)
-            raise TenantError(f"{self.key} is not available: {self.unavailable}", hint=hint)
+            raise TenantError(
+                f"{self.key} is not available: {self.unavailable}",
+                hint=hint or "`ringfence show VM` tells what is",
+            )
 
 
 class Part(NamedTuple):

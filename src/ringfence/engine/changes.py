@@ -123,7 +123,7 @@ async def plan(edges: Edges, values: Mapping[str, str | int | float | None], *, 
     for key, wish in wanted:
         prefix = key.knob.prefix
         if prefix not in observed:
-            observed[prefix] = await observe(key.knob.observe(), edges)
+            observed[prefix] = await _observe(edges, key.knob)
         try:
             part = registry.pick(observed[prefix], key)
             step = steps.setdefault((prefix, part.name), Step(key.knob, part, {}, {}))
@@ -144,6 +144,14 @@ async def plan(edges: Edges, values: Mapping[str, str | int | float | None], *, 
     if problems:
         raise _together(problems)
     return list(steps.values())
+
+
+async def _observe(edges: Edges, knob: Knob) -> tuple[Part, ...]:
+    try:
+        return await observe(knob.observe(), edges)
+    except RingfenceError as error:
+        error.state = "nothing was changed"
+        raise
 
 
 def _together(problems: list[RingfenceError]) -> RingfenceError:

@@ -112,9 +112,13 @@ class Edges:
 async def observe(steps: Steps[T], edges: Edges) -> T:
     """Drive steps that only read. QEMU's answers may take `edges.answer_timeout_s` all together.
 
-    :raise MonitorError: also for an answer that is not of the form the steps expect.
+    :raise MonitorError: also for an answer that is not of the form the steps expect. Nothing was changed.
     """
-    return await _Drive(edges, shared=True).run(steps)
+    try:
+        return await _Drive(edges, shared=True).run(steps)
+    except RingfenceError as error:
+        error.state = ""  # the session does not know which commands only read
+        raise
 
 
 async def run(
@@ -200,7 +204,8 @@ class _Drive:
                 return None
 
     async def _qmp(self, request: Qmp | list[Qmp]) -> Any:
-        session, start, late = self._edges.session, time.monotonic(), False
+        session, clock, late = self._edges.session, asyncio.get_running_loop().time, False
+        start = clock()
         try:
             if isinstance(request, Qmp):
                 return await session.execute(request.command, request.arguments or None, timeout_s=self._left_s)
@@ -211,7 +216,7 @@ class _Drive:
             raise
         finally:
             if self._shared:
-                self._left_s = max(0.0, self._left_s - (time.monotonic() - start))
+                self._left_s = max(0.0, self._left_s - (clock() - start))
             self._shared = self._shared or late
 
     async def _wait(self, events: tuple[str, ...], timeout_s: float) -> dict[str, Any] | None:
@@ -236,4 +241,4 @@ class _Drive:
 
     def _refuse_interrupted(self) -> None:
         if self._edges.interrupted:
-            raise InterruptError("it was interrupted")
+            raise InterruptError("it was ended by hand", hint="the same command again goes on from here")

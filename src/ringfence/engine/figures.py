@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from ringfence.core.answers import entries, number
+from ringfence.core.answers import entries, fields, number
 from ringfence.core.requests import Qmp, Steps
 from ringfence.errors import MonitorRefusedError
 from ringfence.knobs import disk_names
@@ -64,11 +64,12 @@ def observe() -> Steps[Figures]:
     slots = yield from _optional("query-hotpluggable-cpus")
     balloon = yield from _optional("query-balloon")
     devices = yield from _optional("query-memory-devices")
+    size = fields(size)
     memory_bytes = number(size["base-memory"]) + number(size.get("plugged-memory", 0))
-    if balloon:
+    if balloon is not None:
         # The balloon's figure leaves virtio-mem out.
         plugged = [number(d["data"]["size"]) for d in entries(devices or []) if d["type"] == "virtio-mem"]
-        memory_bytes = number(balloon["actual"]) + sum(plugged)
+        memory_bytes = number(fields(balloon)["actual"]) + sum(plugged)
     disks: list[DiskFigures] = []
     for disk in (yield from disk_names.observe()):
         if disk.inserted and ".flash" not in disk.qdev:
@@ -96,7 +97,9 @@ def _disk(disk: disk_names.Disk) -> Steps[DiskFigures]:
         except MonitorRefusedError:
             continue  # removed since
         groups.append(
-            Group(name, _bursts_only({_LEAVES[f]: n for f, n in found.items() if f in _LEAVES and number(n)}))
+            Group(
+                name, _bursts_only({_LEAVES[f]: n for f, n in fields(found).items() if f in _LEAVES and number(n)})
+            )
         )
     return DiskFigures(disk.name, file, image_format, _bursts_only(limits), tuple(groups))
 

@@ -89,7 +89,7 @@ class DiskThrottle:
         try:
             *_, blocks = yield [*write, Qmp("query-block")]
         except MonitorRefusedError as refusal:
-            return Outcome(Verdict.REFUSED, part, by="QEMU", detail=refusal.message)
+            return Outcome(Verdict.REFUSED, part, by="QEMU", detail=refusal.message, hint=refusal.hint)
         inserted = {text(block.get("qdev", "")): fields(block.get("inserted", {})) for block in entries(blocks)}
         disks = tuple(disk._replace(inserted=inserted.get(disk.qdev, {})) for disk in part.state.disks)
         after = next(_part(disk, disks) for disk in disks if disk.qdev == part.state.disk.qdev)

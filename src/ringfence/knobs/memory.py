@@ -14,7 +14,7 @@ from ringfence import units
 from ringfence.core.answers import entries, fields, number, text
 from ringfence.core.knob import Advice, Observation, Outcome, Part, Row, Verdict, Wants
 from ringfence.core.requests import Agent, Clock, HostRss, Progress, Qmp, Steps, Wait, WallClock
-from ringfence.errors import RingfenceError, UsageError
+from ringfence.errors import MonitorRefusedError, RingfenceError, UsageError
 
 PAGE_BYTES = 4096
 UNKNOWN_STAT = 2**64 - 1
@@ -42,6 +42,13 @@ _NO_DEVICE = Advice(
     "-device virtio-balloon-pci," + ",".join(f"{option}=on" for option in _OPTIONS),
     "memory can be taken and given",
 )
+
+
+_NO_DRIVER = (
+    "it has no balloon driver, or has not booted far enough to load it",
+    "set it again once the guest has booted; Linux's driver is the module virtio_balloon",
+)
+_DEAF_DRIVER = ("its driver does not answer", "see on the guest's console whether it hangs")
 
 
 class Stats(NamedTuple):
@@ -87,9 +94,10 @@ class MemoryTarget:
             Qmp("query-memory-size-summary"),
             Qmp("query-status"),
         ]
-        size = number(summary["base-memory"]) + number(summary.get("plugged-memory", 0))
+        memory = fields(summary)
+        size = number(memory["base-memory"]) + number(memory.get("plugged-memory", 0))
         path = _balloon_path("/machine/peripheral", named) or _balloon_path("/machine/peripheral-anon", anonymous)
-        runstate = text(status["status"])
+        runstate = text(fields(status)["status"])
         if not path:
             state = State("", size, size, 0, Stats(None, None, None), runstate, frozenset())
             return (Part("", (), state),)
@@ -102,7 +110,7 @@ class MemoryTarget:
             *(_qom_get(path, name) for name in asked),
         ]
         on = frozenset(name for name, value in zip(asked, answers, strict=True) if value)
-        actual = number(balloon["actual"])
+        actual = number(fields(balloon)["actual"])
         stats = _stats(report, (yield WallClock()))
         return (Part("", (), State(path, size, actual, number(poll_s), stats, runstate, on)),)
 
@@ -166,7 +174,7 @@ class MemoryTarget:
             return Outcome(Verdict.APPLIED, part, notes=("already so",))
         if state.runstate != "running":
             detail = f"the VM is {state.runstate}: its guest cannot move before it runs (`cont`)"
-            return Outcome(Verdict.REFUSED, part, by="guest", detail=detail)
+            return Outcome(Verdict.REFUSED, part, "guest", detail, hint="let it run: ringfence monitor VM cont")
         if state.poll_s or want > state.actual_bytes:
             return (yield from _move(part, want, timeout_s))
         return (yield from _watched_shrink(part, want, timeout_s, force))
@@ -235,7 +243,7 @@ def _balloon_path(container: str, children: object) -> str:
 
 def _stats(report: Mapping[str, Any], now_s: float) -> Stats:
     """All ones is QEMU's word for a statistic the guest never gave."""
-    updated = number(report.get("last-update", 0))
+    updated = number(fields(report).get("last-update", 0))
     if not updated:
         return Stats(None, None, None)
     stats = fields(report["stats"])
@@ -281,7 +289,7 @@ class _Watch(NamedTuple):
 
 
 def _query_balloon() -> Steps[int]:
-    return number((yield Qmp("query-balloon"))["actual"])
+    return number(fields((yield Qmp("query-balloon")))["actual"])
 
 
 def _watch(state: State, want: int, timeout_s: float) -> Steps[_Watch]:
@@ -305,9 +313,11 @@ def _watch(state: State, want: int, timeout_s: float) -> Steps[_Watch]:
 def _move(part: Part, want: int, timeout_s: float) -> Steps[Outcome]:
     state: State = part.state
     rss_before = yield HostRss()
-    yield Qmp("balloon", {"value": want})
     try:
+        yield Qmp("balloon", {"value": want})
         seen = yield from _watch(state, want, timeout_s)
+    except MonitorRefusedError as refusal:
+        return Outcome(Verdict.REFUSED, part, "QEMU", refusal.message, hint=refusal.hint)
     except RingfenceError as error:
         yield from _let_be(want, error)
         raise
@@ -325,15 +335,12 @@ def _move(part: Part, want: int, timeout_s: float) -> Steps[Outcome]:
     if seen.moved:
         why = "the deadline passed" if seen.timed_out else f"it has stood still for {STANDSTILL_S:.0f} s"
         detail = f"the guest came to {units.format_bytes(seen.actual_bytes)} {how} ({why}); that is its target now"
-        return Outcome(Verdict.PARTIAL, after, by="guest", detail=detail, notes=notes)
+        hint = "set the rest once the guest uses less, or with a longer --timeout"
+        return Outcome(Verdict.PARTIAL, after, "guest", detail, notes, hint)
     never = state.stats.age_s is None
-    reason = (
-        "it has no balloon driver, or has not booted far enough to load it"
-        if never
-        else "its driver does not answer"
-    )
+    reason, hint = _NO_DRIVER if never else _DEAF_DRIVER
     detail = f"QEMU accepted the target and nothing moved {how}: {reason}; the target is set back"
-    return Outcome(Verdict.REFUSED, after, by="guest", detail=detail, notes=notes)
+    return Outcome(Verdict.REFUSED, after, "guest", detail, notes, hint)
 
 
 def _let_be(want: int, error: RingfenceError) -> Steps[None]:

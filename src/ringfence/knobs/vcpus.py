@@ -25,6 +25,8 @@ _OST_EJECT = 3
 _OST_IN_PROGRESS = 132
 _OST_DONE = 0
 
+_OFFLINE_HINT = "run qemu-guest-agent in the guest, or there: echo 1 > /sys/devices/system/cpu/cpuN/online"
+
 ROWS = (
     Row(
         key="vcpus",
@@ -107,7 +109,7 @@ class Vcpus:
         cpus, kvm = yield [Qmp("query-cpus-fast"), Qmp("query-kvm")]
         threads = [number(cpu["thread-id"]) for cpu in entries(cpus)]
         plug, unplug = "", ""
-        if not kvm["enabled"]:
+        if not fields(kvm)["enabled"]:
             plug, unplug = yield from _tcg_dangers(slots, threads)
         online = yield from guest_cpus.online()
         return (Part("", (), State(slots, online, plug, unplug)),)
@@ -142,7 +144,7 @@ class Vcpus:
         if want > state.maximum:
             raise UsageError(
                 f"vcpus={want} is above this VM's maximum, {state.maximum}",
-                hint=f"start it with -smp {state.plugged},maxcpus={want} to have room",
+                hint=f"at most {state.maximum}; -smp {state.plugged},maxcpus=N at its start makes room for more",
             )
         if want < state.fixed:
             raise UsageError(
@@ -182,6 +184,7 @@ class Vcpus:
 class _Trouble(NamedTuple):
     by: str
     detail: str
+    hint: str = ""
 
 
 def _slots() -> Steps[tuple[Slot, ...]]:
@@ -255,7 +258,7 @@ def _plug(moves: Sequence[Slot], deadline: float) -> Steps[_Trouble | None]:
         try:
             yield request
         except MonitorRefusedError as refusal:
-            return _Trouble("QEMU", refusal.message)
+            return _Trouble("QEMU", refusal.message, refusal.hint)
         taken = yield from _wait_taken(str(request.arguments["id"]), deadline)
         yield Progress("vcpus", done, len(moves), units.COUNT)
         if not taken:
@@ -280,7 +283,7 @@ def _unplug(moves: Sequence[Slot], deadline: float) -> Steps[_Trouble | None]:
         try:
             yield Qmp("device_del", {"id": slot.device})
         except MonitorRefusedError as refusal:
-            return _Trouble("QEMU", refusal.message)
+            return _Trouble("QEMU", refusal.message, refusal.hint)
         try:
             trouble = yield from _wait_gone(slot, deadline)
         except RingfenceError as error:
@@ -301,13 +304,14 @@ def _wait_gone(slot: Slot, deadline: float) -> Steps[_Trouble | None]:
     while True:
         event = yield Wait(("ACPI_DEVICE_OST", "DEVICE_DELETED", "DEVICE_UNPLUG_GUEST_ERROR"), _POLL_S)
         if event is not None and _refused(event, slot):
-            return _Trouble("guest", f"it refused to give up {slot.device}")
+            return _Trouble("guest", f"it refused to give up {slot.device}", "the guest's log may tell why")
         slots = yield from _slots()
         if all(other.qom_path != slot.qom_path for other in slots):
             return None
         now = yield Clock()
         if now > min(deadline, start + _STEP_S):
-            return _Trouble("guest", f"no answer to the unplug of {slot.device}; it may still go later")
+            detail = f"no answer to the unplug of {slot.device}; it may still go later"
+            return _Trouble("guest", detail, "see whether the guest has booted and does not hang")
 
 
 def _refused(event: Mapping[str, Any], slot: Slot) -> bool:
@@ -337,5 +341,5 @@ def _outcome(part: Part, want: int, trouble: _Trouble | None, deadline: float) -
         return Outcome(Verdict.APPLIED, after, notes=notes)
     changed = plugged != before.plugged or (online is not None and online != before.online)
     verdict = Verdict.PARTIAL if changed else Verdict.REFUSED
-    by, detail = trouble or _Trouble("guest", f"QEMU has {plugged} vCPUs, the guest uses {actual}")
-    return Outcome(verdict, after, by=by, detail=detail)
+    why = trouble or _Trouble("guest", f"QEMU has {plugged} vCPUs, the guest uses {actual}", _OFFLINE_HINT)
+    return Outcome(verdict, after, by=why.by, detail=why.detail, hint=why.hint)
