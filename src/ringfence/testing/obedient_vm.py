@@ -108,7 +108,7 @@ class ObedientVm:
 
     def _unplug(self, arguments: Any) -> object:
         self.cpus = {core: path for core, path in self.cpus.items() if not path.endswith(arguments["id"])}
-        return {}
+        return Script((Return({}), Event("DEVICE_DELETED", {"path": f"{arguments['id']}/lapic"})))
 
 
 def changing(commands: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
