@@ -18,11 +18,12 @@ from typing import Any
 
 import pytest
 
-from ringfence.errors import HostError
+from ringfence.errors import HostError, RingfenceError
 from ringfence.lab.guest import Guest, GuestSpec, up
 from ringfence.lab.image import Image, ensure_image
 from ringfence.lab.qemus import PROGRAM, ensure_qemu
 from ringfence.qemu.launch import find_qemu
+from ringfence.qemu.session import Session
 
 FAILED = pytest.StashKey[bool]()
 INSTALLED = "installed"
@@ -33,8 +34,11 @@ def pytest_configure(config: pytest.Config) -> None:
     chosen = config.getoption("--qemu")
     if not chosen:
         return
-    program = shutil.which(chosen) or "" if "/" in chosen else str(ensure_qemu(chosen, print))
-    if not program:
+    try:
+        program = shutil.which(chosen) if "/" in chosen else str(ensure_qemu(chosen, print))
+    except RingfenceError as error:
+        raise pytest.UsageError(f"--qemu {chosen}: {error}") from error
+    if program is None:
         raise pytest.UsageError(f"--qemu {chosen} is no program")
     folder = Path(mkdtemp(prefix="ringfence-qemu-"))
     config.add_cleanup(lambda: shutil.rmtree(folder))
@@ -111,3 +115,17 @@ async def lab_guest(
         if request.node.stash.get(FAILED, False):
             sys.stdout.write(f"--- console of {guest.name}\n{guest.console(60)}\n")
         await guest.down()
+
+
+@pytest.fixture
+def needs_cpu_hotplug() -> Callable[[Session], Awaitable[None]]:
+    """Skips where a booted guest will not see a CPU that is plugged: `await needs_cpu_hotplug(session)`."""
+
+    async def check(session: Session) -> None:
+        reports = await session.execute("query-acpi-ospm-status")
+        if not any(report["slot-type"] == "CPU" for report in reports):
+            pytest.skip(
+                "a guest of this QEMU does not take over CPU hot-plug: query-acpi-ospm-status lists no CPU"
+            )
+
+    return check

@@ -22,6 +22,19 @@ _STEP_S = 10.0
 _OST_EJECT = 3
 _OST_IN_PROGRESS = 132
 _OST_DONE = 0
+_AGAIN = "-again"
+"""Ends the id of a CPU plugged in spite of `_PLUG_DANGER`: with it the slot's report of the eject is gone."""
+_BEFORE_BOOT = ("prelaunch", "inmigrate")
+
+_NOT_TAKEN_OVER = (
+    "the guest has not taken over CPU hot-plug by ACPI (it still boots, or with this QEMU it never does), so "
+    "it would not see a new CPU, and could not give one up"
+)
+_PLUG_DANGER = (
+    "a CPU was unplugged before, and without KVM QEMU may end at the next plug: it makes no more than maxcpus CPU "
+    "threads in its life, and some versions crash at once"
+)
+_UNPLUG_DANGER = "its vCPUs share one thread (tcg,thread=single), and unplugging one ends QEMU"
 
 ROWS = (
     Row(
@@ -64,7 +77,8 @@ class Slot(NamedTuple):
 
 class State(NamedTuple):
     """:param online: CPUs the guest has online, None when it cannot be asked.
-    :param unplug_danger: why an unplug would end the VM, empty when it would not; `plug_danger` likewise.
+    :param unplug_danger: why an unplug would end the VM or come to nothing, empty when it would not; `plug_danger`
+        likewise.
     """
 
     slots: tuple[Slot, ...]
@@ -104,9 +118,7 @@ class Vcpus:
             count = len((yield Qmp("query-cpus-fast")))
             return (Part("", (), State((), count, "", "", "")),)
         cpus, status, kvm = yield [Qmp("query-cpus-fast"), Qmp("query-status"), Qmp("query-kvm")]
-        plug, unplug = "", ""
-        if not kvm["enabled"]:
-            plug, unplug = yield from _tcg_dangers(slots, cpus)
+        plug, unplug = yield from _dangers(slots, cpus, runstate=status["status"], kvm=kvm["enabled"])
         online = yield from _online()
         return (Part("", (), State(slots, online, status["status"], plug, unplug)),)
 
@@ -126,7 +138,7 @@ class Vcpus:
             minimum=state.fixed,
             maximum=state.maximum,
             unavailable="it has one CPU, and no room for more" if full and state.plugged == state.fixed else "",
-            notes=_notes(state),
+            notes=(*_notes(state), *dict.fromkeys(filter(None, (state.plug_danger, state.unplug_danger)))),
             advice=(_ROOM,) if full else (),
         )
 
@@ -159,7 +171,7 @@ class Vcpus:
         want = int(wants[""] or 0)
         moves = _moves(state, want)
         if want > state.plugged:
-            return [_add(slot) for slot in moves]
+            return [_add(slot, state) for slot in moves]
         return [Qmp("device_del", {"id": slot.device}) for slot in moves]
 
     def apply(self, part: Part, wants: Wants, *, timeout_s: float, force: bool) -> Steps[Outcome]:
@@ -173,7 +185,7 @@ class Vcpus:
         if want < state.plugged:
             trouble = yield from _unplug(moves, deadline)
         else:
-            trouble = yield from _plug(moves, deadline)
+            trouble = yield from _plug(state, moves, deadline)
         return (yield from _outcome(part, want, trouble, deadline))
 
 
@@ -191,24 +203,30 @@ def _slots() -> Steps[tuple[Slot, ...]]:
     )
 
 
-def _tcg_dangers(slots: Sequence[Slot], cpus: Sequence[Mapping[str, Any]]) -> Steps[tuple[str, str]]:
-    """Two ways in which a QEMU without KVM was seen to die: told from what it does, whatever its version.
+def _dangers(
+    slots: Sequence[Slot], cpus: Sequence[Mapping[str, Any]], *, runstate: str, kvm: bool
+) -> Steps[tuple[str, str]]:
+    """Why a plug, and an unplug, would end badly: told from what this QEMU does, whatever its version.
 
-    A free slot whose last word was a finished eject had a CPU unplugged; some QEMUs then crash at the next plug.
+    Its ACPI reports list CPUs from when the guest has switched to the present way of CPU hot-plug; under Debian's
+    QEMU 5.2 none ever did. Without KVM two more things count: a slot whose last word was a finished eject had a
+    CPU unplugged (7.2 then crashed at the next plug, 10.0 and 11.1 at the one that made maxcpus + 1 in all); and
     vCPUs that share one thread cannot be ended one by one.
     """
-    single = len(cpus) > 1 and len({cpu["thread-id"] for cpu in cpus}) == 1
-    unplug = "its vCPUs share one thread (tcg,thread=single), and unplugging one ends QEMU" if single else ""
     try:
         reports = yield Qmp("query-acpi-ospm-status")
     except MonitorRefusedError:
-        return "", unplug
-    ejected = {r["slot"] for r in reports if r["slot-type"] == "CPU" and r["source"] == _OST_EJECT}
+        reports = None
+    cpu_reports = [report for report in reports or () if report["slot-type"] == "CPU"]
+    if reports is not None and not cpu_reports and runstate not in _BEFORE_BOOT:
+        return _NOT_TAKEN_OVER, _NOT_TAKEN_OVER
+    if kvm:
+        return "", ""
     free = {str(slot.number) for slot in slots if not slot.qom_path}
-    plug = (
-        "a CPU was unplugged before, and without KVM some QEMUs crash at the next plug" if ejected & free else ""
-    )
-    return plug, unplug
+    ejected = {report["slot"] for report in cpu_reports if report["source"] == _OST_EJECT} & free
+    again = any(slot.qom_path.endswith(_AGAIN) for slot in slots)
+    single = len(cpus) > 1 and len({cpu["thread-id"] for cpu in cpus}) == 1
+    return _PLUG_DANGER if ejected or again else "", _UNPLUG_DANGER if single else ""
 
 
 def _online() -> Steps[int | None]:
@@ -245,14 +263,15 @@ def _moves(state: State, want: int) -> list[Slot]:
     return moves
 
 
-def _add(slot: Slot) -> Qmp:
+def _add(slot: Slot, state: State) -> Qmp:
     place = "-".join(str(slot.props[name]) for name in sorted(slot.props) if name != "node-id")
-    return Qmp("device_add", {"driver": slot.driver, "id": f"ringfence-cpu-{place}", **slot.props})
+    device = f"ringfence-cpu-{place}{_AGAIN if state.plug_danger == _PLUG_DANGER else ''}"
+    return Qmp("device_add", {"driver": slot.driver, "id": device, **slot.props})
 
 
-def _plug(moves: Sequence[Slot], deadline: float) -> Steps[_Trouble | None]:
+def _plug(state: State, moves: Sequence[Slot], deadline: float) -> Steps[_Trouble | None]:
     for number, slot in enumerate(moves, 1):
-        request = _add(slot)
+        request = _add(slot, state)
         try:
             yield request
         except MonitorRefusedError as refusal:
