@@ -117,13 +117,10 @@ class Archive:
         :raise HostError: they name none of the distribution's own suites.
         """
         system = _os_release()
+        indexes = _INDEX.findall(self._apt("--print-uris", "update").stdout)
         own = (system.get("VERSION_CODENAME", ""), *_ALIASES)
-        found = {
-            match["suite"]: match["mirror"]
-            for match in _INDEX.finditer(self._apt("--print-uris", "update").stdout)
-        }
-        mirror = next((found[name] for name in own if name in found), None)
-        if mirror is None:
+        mirrors = dict.fromkeys(mirror for name in own for mirror, found in indexes if found == name)
+        if not mirrors:
             raise HostError(
                 f"the sources below /etc/apt name no mirror that could have {suite}",
                 path="/etc/apt/sources.list",
@@ -131,8 +128,9 @@ class Archive:
             )
         keyring = Path(f"/usr/share/keyrings/{system.get('ID', '')}-archive-keyring.gpg")
         signed = f" signed-by={keyring}" if keyring.exists() else ""
-        source = _OTHER_SOURCE.format(keyring=signed, mirror=mirror, suite=suite)
-        (self._root / "sources.list").write_text(source)
+        # Others name their suites likewise; what is not there, or not signed by the distribution, is passed over.
+        sources = [_OTHER_SOURCE.format(keyring=signed, mirror=mirror, suite=suite) for mirror in mirrors]
+        (self._root / "sources.list").write_text("".join(sources))
         with self._config.open("a") as config:
             config.write(_OTHER_SUITE.format(root=self._root))
 

@@ -14,7 +14,10 @@ APT_GET = """\
 #!/bin/sh
 echo "$@" >>{tmp}/calls
 case "$*" in
-    *"--print-uris update") echo "'scheme://mirror/debian/dists/stable/InRelease' name 0 " ;;
+    *"--print-uris update")
+        for source in other/dists/whatever mirror/debian/dists/stable third/party/dists/testing; do
+            echo "'scheme://$source/InRelease' name 0 "
+        done ;;
     *update) [ {reachable} = yes ] || {{ echo "E: no Release file" >&2; exit 100; }}
              mkdir -p state/lists; touch state/lists/some_Packages ;;
     *"-s install"*) echo "Inst qemu-system-x86 (1:10.0.13 Debian:13/stable [amd64])" ;;
@@ -96,8 +99,10 @@ def test_the_suite_is_taken_from_the_hosts_own_mirror(archive, tmp_path, cache, 
     )
     with pytest.raises(HostError, match="hold no qemu"):
         ensure_qemu("trixie", print)
-    assert sources[0].endswith("] scheme://mirror/debian trixie main\n")
-    assert "check-valid-until=no" in sources[0]
+    first, second = sources[0].splitlines()
+    assert first.endswith("] scheme://mirror/debian trixie main")
+    assert second.endswith("] scheme://third/party trixie main")
+    assert "check-valid-until=no" in first
 
 
 @pytest.mark.parametrize("broken", [{"reachable": "no"}, {"loader": "no"}])
