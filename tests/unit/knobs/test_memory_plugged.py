@@ -9,7 +9,14 @@ import pytest
 from ringfence import units
 from ringfence.core.knob import Outcome, Part, Row, Value, Verdict
 from ringfence.core.requests import Agent, Qmp
-from ringfence.errors import AgentAbsentError, MonitorGoneError, MonitorRefusedError, TenantError, UsageError
+from ringfence.errors import (
+    AgentAbsentError,
+    InterruptError,
+    MonitorGoneError,
+    MonitorRefusedError,
+    TenantError,
+    UsageError,
+)
 from ringfence.knobs.memory import UNKNOWN_STAT, MemoryTarget
 from ringfence.knobs.memory.dimm import EVENTS as DIMM_EVENTS
 from ringfence.testing.steps import PaperVm
@@ -727,13 +734,73 @@ def test_a_guest_that_stands_is_asked_for_nothing(target: int) -> None:
 
 def test_an_error_in_between_leaves_no_polling_behind() -> None:
     guest = PluggedGuest()
-    guest.script.answers["balloon"] = MonitorRefusedError("no")
-    with pytest.raises(MonitorRefusedError):
-        guest.set(256 * MIB)
+    guest.script.answers["balloon"] = MonitorRefusedError("no", hint="ask it")
+    outcome = guest.set(256 * MIB)
+    assert (outcome.verdict, outcome.by, outcome.hint) == (Verdict.REFUSED, "QEMU", "ask it")
     assert guest.polling == 0
     guest.script.answers["balloon"] = MonitorGoneError("gone")
-    with pytest.raises(MonitorGoneError):
+    with pytest.raises(MonitorGoneError) as caught:
         guest.set(256 * MIB)
+    assert guest.polling == 0
+    assert "target may be 256 MiB" in caught.value.state
+
+
+def test_statistics_that_cannot_be_switched_off_after_an_error_are_told() -> None:
+    guest = PluggedGuest()
+    plain = guest.qom_set
+
+    def on_only(arguments: Any) -> dict[str, Any]:
+        if not arguments["value"]:
+            raise MonitorGoneError("gone")
+        return plain(arguments)
+
+    guest.script.answers |= {"balloon": MonitorGoneError("gone"), "qom-set": on_only}
+    with pytest.raises(MonitorGoneError, match="gone") as caught:
+        guest.set(256 * MIB)
+    assert "still asked for statistics every 1 s" in caught.value.state
+
+
+def test_an_error_on_the_way_leaves_virtio_mem_where_it_has_come() -> None:
+    guest = PluggedGuest()
+    plain, looks = guest.qom_get, iter(range(100))
+
+    def breaks(arguments: Any) -> Any:
+        if arguments["property"] == "size" and next(looks) == 2:
+            raise InterruptError("by hand")
+        return (
+            guest.vmem_size
+            if arguments["property"] == "size" and guest.vmem_size == 256 * MIB
+            else plain(arguments)
+        )
+
+    guest.script.answers["qom-get"] = breaks
+    with pytest.raises(InterruptError) as caught:
+        guest.set(GIB)
+    assert guest.vmem_requested == guest.vmem_size == 256 * MIB
+    assert "vm0 came to 256 MiB, which is what is requested now" in caught.value.state
+
+
+def test_an_error_behind_an_unplug_tells_that_the_dimm_may_still_go() -> None:
+    guest = PluggedGuest(virtio_mem=0)
+    guest.set(GIB)
+    guest.dimm_answer = "silent"
+    plain = guest.device_del
+
+    def breaks(arguments: Any) -> dict[str, Any]:
+        guest.script.answers["query-memory-devices"] = InterruptError("by hand")
+        return plain(arguments)
+
+    guest.script.answers["device_del"] = breaks
+    with pytest.raises(InterruptError) as caught:
+        guest.set(512 * MIB, target_via="pc-dimm")
+    assert "asked to give up ringfence-dimm-0, and may still do so" in caught.value.state
+
+
+def test_an_agent_that_answers_nonsense_counts_as_none() -> None:
+    guest = PluggedGuest(virtio_mem=0)
+    guest.script.answers["guest-get-memory-blocks"] = [{"phys-index": "x"}]
+    assert guest.set(GIB).verdict is Verdict.APPLIED
+    assert guest.polling == 0
 
 
 def test_a_host_that_gets_nothing_back_is_told() -> None:

@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from ringfence import units
+from ringfence.core.answers import entries, fields
 from ringfence.core.requests import Clock, Qmp, Steps, Wait
-from ringfence.errors import MonitorRefusedError
+from ringfence.errors import MonitorRefusedError, RingfenceError
 from ringfence.knobs.memory import pace
 from ringfence.knobs.memory.choose import Move
 from ringfence.knobs.memory.ledger import DIMM_BLOCK_BYTES, OUR_BACKEND, Dimm, State
@@ -102,19 +103,23 @@ def plug(state: State, move: Move, trip: Trip, before: Blocks | None) -> Steps[S
     """Plug one after the other. When QEMU refuses a device its backend is removed again."""
     if before is not None and before.block_bytes > DIMM_BLOCK_BYTES and move.bytes % before.block_bytes:
         block = units.format_bytes(before.block_bytes)
-        return Seen(Trouble("ringfence", f"this guest takes memory in multiples of {block} only"))
+        detail = f"this guest takes memory in multiples of {block} only"
+        return Seen(Trouble("ringfence", detail, f"add a multiple of {block}"))
     start, moved = (yield Clock()), 0
     for new in plugs(state, move, trip.pace):
         backend, device = new.requests()
         try:
             yield backend
         except MonitorRefusedError as refusal:
-            return Seen(Trouble("QEMU", refusal.message))
+            return Seen(pace.refused(refusal))
         try:
             yield device
         except MonitorRefusedError as refusal:
             yield remove(new.backend)
-            return Seen(Trouble("QEMU", refusal.message))
+            return Seen(pace.refused(refusal))
+        except RingfenceError as error:
+            error.add_state(f"{new.id} may be plugged; if not, the next change removes its backend {new.backend}")
+            raise
         moved += new.size_bytes
         refused = yield from _refused_plug(new, trip)
         yield trip.progress(moved)
@@ -133,7 +138,8 @@ def _refused_plug(new: Plug, trip: Trip) -> Steps[Trouble | None]:
         if info.get("device") == new.id:
             if info["status"] == _OST_DONE:
                 return None
-            return Trouble("guest", f"QEMU has plugged {new.id}, and the guest refused it (_OST {info['status']})")
+            detail = f"QEMU has plugged {new.id}, and the guest refused it (_OST {info['status']})"
+            return Trouble("guest", detail, "the guest's log may tell why; a lower memory.target unplugs it")
         if (yield Clock()) > min(trip.deadline, start + _TAKEN_S):
             return None
 
@@ -146,8 +152,12 @@ def unplug(move: Move, trip: Trip) -> Steps[Seen]:
         try:
             yield device
         except MonitorRefusedError as refusal:
-            return Seen(Trouble("QEMU", refusal.message))
-        trouble = yield from _wait_gone(dimm, trip)
+            return Seen(pace.refused(refusal))
+        try:
+            trouble = yield from _wait_gone(dimm, trip)
+        except RingfenceError as error:
+            error.add_state(f"the guest was asked to give up {dimm.id}, and may still do so")
+            raise
         if trouble:
             return Seen(trouble)
         trouble = yield from _release(backend)
@@ -171,14 +181,17 @@ def _wait_gone(dimm: Dimm, trip: Trip) -> Steps[Trouble | None]:
             begun = begun or status == OST_IN_PROGRESS
             if status not in (None, _OST_DONE, OST_IN_PROGRESS):
                 return Trouble(
-                    "guest", f"it refused to give up {dimm.id}: memory in it is in use and cannot be moved"
+                    "guest",
+                    f"it refused to give up {dimm.id}: memory in it is in use and cannot be moved",
+                    "memory.target.via=balloon takes memory page by page",
                 )
-        entries = yield Qmp("query-memory-devices")
-        if all(entry["data"].get("id") != dimm.id for entry in entries):
+        devices = entries((yield Qmp("query-memory-devices")))
+        if all(fields(entry["data"]).get("id") != dimm.id for entry in devices):
             return None
         now = yield Clock()
         if now > trip.deadline or (not begun and now > start + _SILENCE_S):
-            return Trouble("guest", f"no answer to the unplug of {dimm.id}; it may still go later")
+            detail = f"no answer to the unplug of {dimm.id}; it may still go later"
+            return Trouble("guest", detail, "see whether the guest has booted and does not hang")
 
 
 def _eject_status(event: Mapping[str, Any], dimm: Dimm) -> int | str | None:
@@ -201,7 +214,8 @@ def _release(backend: Qmp) -> Steps[Trouble | None]:
         except MonitorRefusedError as refusal:
             if (yield Clock()) - start > _RELEASE_S:
                 name = backend.arguments["id"]
-                return Trouble("QEMU", f"the DIMM is gone, its backend {name} is not: {refusal.message}")
+                detail = f"the DIMM is gone, its backend {name} is not: {refusal.message}"
+                return Trouble("QEMU", detail, "the next change of memory.target removes it")
             yield Wait((), POLL_S)
         else:
             return None

@@ -11,14 +11,19 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ringfence import units
+from ringfence.core.answers import ILL_FORMED, entries, fields, number
 from ringfence.core.requests import Agent, Clock, Steps, Wait, WallClock
-from ringfence.errors import GuestError
-from ringfence.knobs.memory.balloon import STATS_INTERVAL_S, next_stats, set_polling
+from ringfence.errors import GuestError, RingfenceError
+from ringfence.knobs.memory.balloon import STATS_INTERVAL_S, next_stats, restore_polling, set_polling
 from ringfence.knobs.memory.ledger import State
 from ringfence.knobs.memory.pace import POLL_S, Seen, Trouble
 
 _SETTLE_S = 5.0
 """A guest under emulation shows a new DIMM after 0.6 s, and brings it online at once or not at all."""
+_OFFLINE_HINT = (
+    "run qemu-guest-agent in the guest, or there: "
+    "echo online_movable > /sys/devices/system/memory/auto_online_blocks"
+)
 
 
 class Blocks(NamedTuple):
@@ -35,14 +40,19 @@ class Blocks(NamedTuple):
 
 
 def blocks() -> Steps[Blocks | None]:
-    """The guest's memory blocks; None when it has no agent, or one that cannot tell."""
+    """The guest's memory blocks; None when it has no agent, or one that does not tell as it should."""
     try:
         size = yield Agent("guest-get-memory-block-info", timeout_s=2.0)
         found = yield Agent("guest-get-memory-blocks")
     except GuestError:
         return None
-    online = frozenset(entry["phys-index"] for entry in found if entry["online"])
-    return Blocks(size["size"], online, frozenset(entry["phys-index"] for entry in found) - online)
+    try:
+        known = {number(entry["phys-index"]): bool(entry["online"]) for entry in entries(found)}
+        block_bytes = number(fields(size)["size"])
+    except ILL_FORMED:
+        return None
+    online = frozenset(block for block, is_online in known.items() if is_online)
+    return Blocks(block_bytes, online, frozenset(known) - online)
 
 
 def bring_online(before: Blocks) -> Steps[bool]:
@@ -68,7 +78,8 @@ def settle(before: Blocks, added: int) -> Steps[Trouble | None]:
         asked = yield from bring_online(before)
         now = yield from blocks()
         if now is None:
-            return Trouble("guest", "its agent went away before it could tell whether the new memory is used")
+            detail = "its agent went away before it could tell whether the new memory is used"
+            return Trouble("guest", detail, "see in the guest whether qemu-guest-agent runs")
         offline = len(now.offline - before.all) * now.block_bytes
         used = len(now.online - before.all) * now.block_bytes
         if not offline and used >= added:
@@ -76,7 +87,8 @@ def settle(before: Blocks, added: int) -> Steps[Trouble | None]:
         if (yield Clock()) - start > _SETTLE_S:
             missing = units.format_bytes(max(offline, added - used))
             how = "and would not bring it online" if asked else "and does not see it"
-            return Trouble("guest", f"QEMU has plugged it, the guest does not use {missing} of it {how}")
+            detail = f"QEMU has plugged it, the guest does not use {missing} of it {how}"
+            return Trouble("guest", detail, _OFFLINE_HINT)
         yield Wait((), POLL_S)
 
 
@@ -85,11 +97,15 @@ def total_bytes(state: State) -> Steps[int | None]:
     if not state.balloon:
         return None
     path = state.balloon.path
-    if not state.poll_s:
+    if state.poll_s:
+        return (yield from next_stats(path, state.poll_s, (yield WallClock()))).total_bytes
+    try:
         yield set_polling(path, STATS_INTERVAL_S)
-    stats = yield from next_stats(path, state.poll_s or STATS_INTERVAL_S, (yield WallClock()))
-    if not state.poll_s:
-        yield set_polling(path, 0)
+        stats = yield from next_stats(path, STATS_INTERVAL_S, (yield WallClock()))
+    except RingfenceError as error:
+        yield from restore_polling(path, 0, error)
+        raise
+    yield set_polling(path, 0)
     return stats.total_bytes
 
 
@@ -109,5 +125,6 @@ def by_statistics(state: State, before: int | None, added: int) -> Steps[Seen]:
             "guest",
             f"QEMU has plugged {units.format_bytes(added)}, the guest uses {units.format_bytes(max(0, used))}"
             " of it; its agent could bring it online",
+            _OFFLINE_HINT,
         )
     )

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from ringfence import units
 from ringfence.core.requests import Clock, Progress, Steps, Wait
+from ringfence.errors import MonitorRefusedError
 
 POLL_S = 0.1
 STANDSTILL_S = 5.0
@@ -36,10 +37,20 @@ class Trip(NamedTuple):
 
 
 class Trouble(NamedTuple):
-    """Why a move ended before its end. :param by: who is to blame: `guest`, `QEMU` or `ringfence`."""
+    """Why a move ended before its end.
+
+    :param by: who is to blame: `guest`, `QEMU` or `ringfence`.
+    :param hint: what to do next.
+    """
 
     by: str
     detail: str
+    hint: str
+
+
+def refused(refusal: MonitorRefusedError) -> Trouble:
+    """QEMU's no, and why."""
+    return Trouble("QEMU", refusal.message, refusal.hint)
 
 
 class Seen(NamedTuple):

@@ -10,7 +10,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ringfence import units
+from ringfence.core.answers import number
 from ringfence.core.requests import Clock, Qmp, Steps, Wait, WallClock
+from ringfence.errors import MonitorRefusedError, RingfenceError
 from ringfence.knobs.memory import pace
 from ringfence.knobs.memory.balloon import STATS_INTERVAL_S, next_stats
 from ringfence.knobs.memory.choose import Move
@@ -54,15 +56,41 @@ def move(state: State, move: Move, trip: Trip, before: Blocks | None) -> Steps[S
             trouble = yield from _refuse_to_press(state, reached - size, trip, first=first)
             if trouble:
                 return Seen(trouble)
-        yield request(device, size)
-        seen = yield from _follow(device, move, reached, size, trip, before)
-        moved = abs(seen.size_bytes - move.have_bytes)
-        if not seen.met:
-            yield request(device, seen.size_bytes)
-            return Seen(_trouble(device, moved, seen, (yield Clock()) - start))
-        reached = size
-        yield from pace.wait(trip, moved, start)
+        try:
+            yield request(device, size)
+        except MonitorRefusedError as refusal:
+            return Seen(pace.refused(refusal))
+        except RingfenceError as error:
+            yield from _let_be(device, size, error)
+            raise
+        try:
+            seen = yield from _follow(device, move, reached, size, trip, before)
+            moved = abs(seen.size_bytes - move.have_bytes)
+            if not seen.met:
+                yield request(device, seen.size_bytes)
+                return Seen(_trouble(device, moved, seen, (yield Clock()) - start))
+            reached = size
+            yield from pace.wait(trip, moved, start)
+        except RingfenceError as error:
+            yield from _let_be(device, size, error)
+            raise
     return Seen(None)
+
+
+def _let_be(device: VirtioMem, size: int, error: RingfenceError) -> Steps[None]:
+    """Ask for no more, now that nobody watches: the driver would go on for ever."""
+    try:
+        reached = yield from _size(device)
+        yield request(device, reached)
+    except RingfenceError:
+        wanted = units.format_bytes(size)
+        error.add_state(f"{device.name} may be asked for {wanted}, to which the guest may still move")
+    else:
+        error.add_state(f"{device.name} came to {units.format_bytes(reached)}, which is what is requested now")
+
+
+def _size(device: VirtioMem) -> Steps[int]:
+    return number((yield qom_get(device.path, "size")))
 
 
 class _Watch(NamedTuple):
@@ -88,16 +116,20 @@ def _refuse_to_press(state: State, less: int, trip: Trip, *, first: bool) -> Ste
     if state.balloon:
         interval = state.balloon.poll_s or STATS_INTERVAL_S
         since = (yield WallClock()) - (interval if first else 0)
-        stats = yield from next_stats(state.balloon.path, interval, since)
+        stats = yield from next_stats(state.balloon.path, interval, since, trip.deadline)
         if stats.age_s is not None and stats.age_s <= 3 * interval + 2:
             available = stats.available_bytes
     if available is None:
         return Trouble(
-            "ringfence", "the guest does not say what it can spare, and taking too much kills its processes"
+            "ringfence",
+            "the guest does not say what it can spare, and taking too much kills its processes",
+            "--force takes it all the same; a balloon device lets the guest say",
         )
     if available - GUEST_RESERVE_BYTES < less:
         return Trouble(
-            "ringfence", f"the guest has {units.format_bytes(available)} left: less would kill its processes"
+            "ringfence",
+            f"the guest has {units.format_bytes(available)} left: less would kill its processes",
+            "set it again once the guest uses less; --force presses it all the same",
         )
     return None
 
@@ -121,7 +153,7 @@ def _watch(device: VirtioMem, move: Move, have: int, size: int, trip: Trip, stan
     last_move = yield Clock()
     while True:
         yield Wait(("MEMORY_DEVICE_SIZE_CHANGE",), POLL_S)
-        reached = yield qom_get(device.path, "size")
+        reached = yield from _size(device)
         now = yield Clock()
         gap = abs(reached - size)
         yield trip.progress(max(0, abs(move.bytes) - abs(reached - move.want_bytes)))
@@ -141,7 +173,12 @@ def _trouble(device: VirtioMem, moved: int, seen: _Watch, seconds: float) -> Tro
             "guest",
             f"QEMU accepted the request and {device.name} did not move {how}: the guest has no virtio-mem driver,"
             " or cannot; the request is taken back",
+            "set it again once the guest has booted; Linux's driver is the module virtio_mem",
         )
     why = "the deadline passed" if seen.timed_out else f"it has stood still for {STANDSTILL_S:.0f} s"
     size = units.format_bytes(seen.size_bytes)
-    return Trouble("guest", f"{device.name} came to {size} {how} ({why}); that is what is requested now")
+    return Trouble(
+        "guest",
+        f"{device.name} came to {size} {how} ({why}); that is what is requested now",
+        "set the rest once the guest uses less, or with a longer --timeout",
+    )
