@@ -78,9 +78,11 @@ def skip(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
         return true_time(loop) + ahead_s
 
     def skip(seconds: float) -> None:
-        nonlocal ahead_s
-        ahead_s += seconds
-        loops[0].call_soon_threadsafe(lambda: None)  # it sleeps on its old idea of the time
+        def jump() -> None:
+            nonlocal ahead_s
+            ahead_s += seconds
+
+        loops[0].call_soon_threadsafe(jump)  # behind the step that asked, which may be about to set its deadline
 
     monkeypatch.setattr(asyncio.BaseEventLoop, "time", time)
     return skip
