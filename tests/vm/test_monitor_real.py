@@ -25,12 +25,16 @@ CTRL_C, CTRL_D, TAB, ENTER = "\x03", "\x04", "\t", "\r"
 
 
 class Vm:
-    """A QEMU that stands still, with two QMP sockets and a human monitor."""
+    """A QEMU that stands still, with two QMP sockets, and human monitors on a unix and a TCP socket."""
 
     def __init__(self, folder: Path) -> None:
         self.name = f"monitor-{os.getpid()}-{folder.name}"
         self.qmp, self.qmp2, self.hmp = (str(folder / name) for name in ("q1", "q2", "h"))
-        sockets = [
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        self.tcp = f"127.0.0.1:{port}"
+        sockets = ["-chardev", f"socket,id=t,host=127.0.0.1,port={port},server=on,wait=off", "-mon", "chardev=t"]
+        sockets += [
             word
             for option, path in (("-qmp", self.qmp), ("-qmp", self.qmp2), ("-monitor", self.hmp))
             for word in (option, f"unix:{path},server=on,wait=off")
@@ -211,14 +215,16 @@ def test_the_socket_is_free_afterwards(vm: Vm) -> None:
 
 
 def test_named_by_its_sockets(vm: Vm) -> None:
-    for path in (vm.qmp2, vm.hmp):
-        command = [sys.executable, "-m", "ringfence", "monitor", path, "info balloon"]
+    for address in (vm.qmp2, vm.hmp, vm.tcp):
+        command = [sys.executable, "-m", "ringfence", "monitor", address, "info balloon"]
         ran = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
         assert (ran.returncode, ran.stdout) == (0, "balloon: actual=1024\n"), ran.stderr
 
 
 def test_all_sockets_busy(vm: Vm) -> None:
-    with busy(vm.qmp, vm.qmp2, vm.hmp):
+    host, port = vm.tcp.split(":")
+    with busy(vm.qmp, vm.qmp2, vm.hmp), socket.create_connection((host, int(port))) as client:
+        client.recv(1)
         ran = vm.monitor("info balloon")
     assert ran.returncode == 4
     assert ran.stderr.startswith("error: ")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ringfence.cli import target
+from ringfence.cli import completion, target
 from ringfence.cli.output import Format, console, emit, printable
 
 if TYPE_CHECKING:
@@ -22,7 +22,9 @@ def register(app: typer.Typer) -> None:
 
 
 def doctor(
-    vm: Annotated[str | None, typer.Argument(metavar="[VM]", help=target.VM_HELP)] = None,
+    vm: Annotated[
+        str | None, typer.Argument(metavar="[VM]", help=target.VM_HELP, autocompletion=completion.vm_names)
+    ] = None,
     qmp: Annotated[str | None, typer.Option("--qmp", help=target.QMP_HELP)] = None,
     timeout: Annotated[str | None, typer.Option("--timeout", help=target.TIMEOUT_HELP)] = None,
     output: Annotated[Format, typer.Option("-o", "--output", help="how to print")] = Format.TABLE,
@@ -72,7 +74,7 @@ def _host() -> list[Finding]:
     kvm = probe_kvm(qemu)
     health = Health.OK if kvm.works else Health.ADVICE
     findings.append(
-        Finding("kvm", health, kvm.reason, "" if kvm.works else "VMs run without it, many times slower")
+        Finding("kvm", health, kvm.reason if kvm.works else f"{kvm.reason}; VMs run without it, many times slower")
     )
     if shutil.which("mke2fs", path="/usr/sbin:/sbin:/usr/bin:/bin") is None:
         findings.append(Finding("lab", Health.MISSING, "no mke2fs for the lab's disks", "apt install e2fsprogs"))

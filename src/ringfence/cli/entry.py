@@ -12,11 +12,16 @@ import sys  # noqa: E402
 from contextlib import suppress  # noqa: E402
 from typing import Any, NoReturn  # noqa: E402
 
-VERBS = ("ps", "show", "set", "monitor", "doctor", "run", "lab")
+VERBS = ("ps", "show", "set", "monitor", "pool", "doctor", "run", "lab")
+
+_COMPLETE = "_RINGFENCE_COMPLETE"  # set by the scripts that typer makes for shells
 
 
 def _build(arguments: list[str]) -> int:
     """Run the program and return its exit code."""
+    if _COMPLETE in os.environ:
+        # Typer would load it, and take longer than for all the rest, to strip markup that our texts have none of.
+        sys.modules["rich"] = None  # type: ignore[assignment]
     import typer
 
     from ringfence.cli.output import problem
@@ -34,10 +39,7 @@ def _build(arguments: list[str]) -> int:
     def _program() -> None:
         """Fence in running QEMU virtual machines: see their limits, change them live, prove that they hold."""
 
-    completing = any(
-        name.startswith("_RINGFENCE_COMPLETE") or name == "_TYPER_COMPLETE_ARGS" for name in os.environ
-    )
-    wanted = arguments[0] if arguments and arguments[0] in VERBS and not completing else None
+    wanted = _verb(arguments)
     for verb in (wanted,) if wanted else VERBS:
         importlib.import_module(f"ringfence.cli.{verb}").register(app)
     # Typer publishes one of its errors of the command line; this is what they all have in common.
@@ -54,6 +56,13 @@ def _build(arguments: list[str]) -> int:
     except bad_command_line as error:
         return _report(error)
     return result if isinstance(result, int) else 0
+
+
+def _verb(arguments: list[str]) -> str | None:
+    """The verb that was asked for, or that the line to complete has; None where all may be needed."""
+    if _COMPLETE in os.environ:
+        arguments = os.environ.get("_TYPER_COMPLETE_ARGS", os.environ.get("COMP_WORDS", "")).split()[1:]
+    return arguments[0] if arguments and arguments[0] in VERBS else None
 
 
 def _report(error: Any) -> int:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
-from ringfence.cli import monitor_batch, target
+from ringfence.cli import completion, monitor_batch, target
 from ringfence.errors import UsageError
 
 if TYPE_CHECKING:
@@ -26,7 +26,12 @@ def register(app: typer.Typer) -> None:
 
 
 def monitor(
-    vm: Annotated[str, typer.Argument(metavar="VM", help=target.VM_HELP + ", or of its human monitor")],
+    vm: Annotated[
+        str,
+        typer.Argument(
+            metavar="VM", help=target.VM_HELP + ", or of its human monitor", autocompletion=completion.vm_names
+        ),
+    ],
     commands: Annotated[
         list[str] | None,
         typer.Argument(metavar="[COMMAND]...", help="carry these out and leave; quote one that has arguments"),
@@ -106,13 +111,18 @@ def _lines(console: Console, commands: Sequence[str]) -> AsyncIterator[monitor_b
 
 
 async def _interact(open_: Opening, *, name: str, events: bool) -> int:
+    from prompt_toolkit.output import create_output
+
     from ringfence.cli import monitor_format
     from ringfence.cli.monitor_prompt import Prompt
 
     console = await open_()
     try:
-        _write_out(monitor_format.banner(name, await console.version(), console.mode, console.address))
-        return await Prompt(console, console.lookup(), events=events).run()
+        # With the answers in a pipe (`| tee log`) the prompt is still on a terminal, that of standard error.
+        output = create_output(always_prefer_tty=True)
+        prompt = Prompt(console, console.lookup(), events=events, output=output)
+        greeting = monitor_format.banner(name, await console.version(), console.mode, console.address)
+        return await prompt.run(greeting)
     finally:
         await console.close()
 

@@ -44,8 +44,7 @@ def banner(name: str, version: str, mode: str, address: str) -> str:
     :param mode: `HMP` or `QMP`.
     """
     qemu = f"QEMU {version}" if version else "QEMU"
-    quits = "quit ends the VM" if mode == "HMP" else "`quit` ends the VM"
-    return f"{name}: {qemu}, {mode} on {address}\nTab completes, Ctrl-D leaves the monitor, {quits}.\n"
+    return f"{name}: {qemu}, {mode} on {address}\nTab completes, Ctrl-D leaves, quit ends the VM.\n"
 
 
 def version_text(greeting: Mapping[str, Any]) -> str:

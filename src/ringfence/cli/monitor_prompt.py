@@ -16,6 +16,7 @@ from prompt_toolkit.document import Document
 from prompt_toolkit.filters import completion_is_selected
 from prompt_toolkit.formatted_text import FormattedText
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+from prompt_toolkit.output import Output
 from prompt_toolkit.shortcuts import print_formatted_text
 from prompt_toolkit.styles import Style
 
@@ -38,8 +39,10 @@ _TERMINATED = 128 + signal.SIGTERM
 class Prompt:
     """A person's session with one console. The console stays open; whoever opened it closes it."""
 
-    def __init__(self, console: Console, lookup: Lookup, *, events: bool) -> None:
-        """:param events: show events as they arrive."""
+    def __init__(self, console: Console, lookup: Lookup, *, events: bool, output: Output | None = None) -> None:
+        """:param events: show events as they arrive.
+        :param output: the terminal; None is standard output.
+        """
         self._console = console
         self._lookup = lookup
         self._events = events
@@ -58,13 +61,15 @@ class Prompt:
             key_bindings=_keys(),
             style=_STYLE,
             enable_suspend=True,
+            output=output,
         )
 
-    async def run(self) -> int:
-        """Prompt and carry out until the person leaves or the VM ends as asked; gives the exit code.
+    async def run(self, greeting: str) -> int:
+        """Greet, prompt and carry out until the person leaves or the VM ends as asked; gives the exit code.
 
         :raise MonitorError: QEMU went away unasked. The terminal is as it was.
         """
+        self._say(greeting)
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._terminate)
         self._watching = asyncio.ensure_future(self._watch())
@@ -100,46 +105,45 @@ class Prompt:
         ends_vm = monitor_parse.is_quit(line, qmp=self._qmp)
         if ends_vm and not self._quit_asked:
             self._quit_asked = True
-            _print(_QUIT_AGAIN + "\n", "class:event")
+            self._say(_QUIT_AGAIN + "\n", "class:event")
             return True
         self._quit_asked = False
         try:
             reply = await self._interruptible(line)
         except (MonitorRefusedError, UsageError) as error:
-            _print(f"error: {error}\n", "class:error")
+            self._say(f"error: {error}\n", "class:error")
             if error.hint:
-                _print(f"hint: {error.hint}\n", "class:event")
+                self._say(f"hint: {error.hint}\n", "class:event")
             return True
         except MonitorGoneError:
             if not ends_vm:
                 raise
             reply = ""
         if reply is not None:
-            _print(reply)
+            self._answer(reply)
         return not (ends_vm and reply is not None and await self._has_ended())
 
     async def _interruptible(self, line: str) -> str | None:
         """QEMU's answer; None when Ctrl-C or SIGTERM came first."""
         loop = asyncio.get_running_loop()
-        self._running = asyncio.ensure_future(self._console.run(line))
-        loop.add_signal_handler(signal.SIGINT, self._running.cancel)
+        running = self._running = asyncio.ensure_future(self._console.run(line))
+        loop.add_signal_handler(signal.SIGINT, running.cancel)
         try:
-            return (await self._running).text
-        except asyncio.CancelledError:
-            if not self._running.cancelled():
-                raise
-            _print("Not waiting for the answer; QEMU may still be at it.\n", "class:event")
-            return None
+            await asyncio.wait([running])
         finally:
             loop.remove_signal_handler(signal.SIGINT)
             self._running = None
+        if not running.cancelled():
+            return running.result().text
+        self._say("\nNot waiting for the answer; QEMU may still be at it.\n", "class:event")
+        return None
 
     async def _has_ended(self) -> bool:
         """Whether QEMU goes, after it took `quit`."""
         await asyncio.wait([self._watching], timeout=_QUIT_S)
         if not self._watching.done():
             return False
-        _print("The VM has ended.\n", "class:event")
+        self._say("The VM has ended.\n", "class:event")
         return True
 
     async def _watch(self) -> None:
@@ -154,7 +158,7 @@ class Prompt:
             return
         text = "".join(monitor_format.event_line(event) + "\n" for event in events)
         # The line being typed is taken away, and drawn again below the events.
-        await run_in_terminal(lambda: _print(text, "class:event"))
+        await run_in_terminal(lambda: self._say(text, "class:event"))
 
     def _terminate(self) -> None:
         self._terminated = True
@@ -167,6 +171,15 @@ class Prompt:
         app = self._session.app
         if app.is_running and not app.is_done:
             app.exit(exception=error)
+
+    def _say(self, text: str, style: str = "") -> None:
+        """Our own words, to the terminal, wherever standard output goes."""
+        print_formatted_text(FormattedText([(style, text)]), style=_STYLE, end="", output=self._session.output)
+
+    def _answer(self, text: str) -> None:
+        """QEMU's words, to standard output; what a guest wrote (ringbuf_read) must not draw on the terminal."""
+        sys.stdout.write(_CONTROLS.sub("?", text))
+        sys.stdout.flush()
 
     def _toolbar(self) -> str:
         return self._lookup.synopsis(self._session.default_buffer.text)
@@ -197,12 +210,3 @@ def _keys() -> KeyBindings:
         event.current_buffer.complete_state = None
 
     return keys
-
-
-def _print(text: str, style: str = "") -> None:
-    if style:
-        print_formatted_text(FormattedText([(style, text)]), style=_STYLE, end="")
-    else:
-        # Some answers hold what the guest wrote (ringbuf_read): it shall not draw on the terminal.
-        sys.stdout.write(_CONTROLS.sub("?", text))
-        sys.stdout.flush()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ringfence import units
-from ringfence.cli import target
+from ringfence.cli import completion, target
 from ringfence.cli.output import Format, emit, line, note, problem
 from ringfence.errors import InterruptError, UsageError
 
@@ -28,13 +28,16 @@ def register(app: typer.Typer) -> None:
 
 
 def set_(
-    words: Annotated[list[str], typer.Argument(metavar="VM KEY=VALUE...", help=target.VM_HELP)],
+    words: Annotated[
+        list[str],
+        typer.Argument(metavar="VM KEY=VALUE...", help=target.VM_HELP, autocompletion=completion.set_words),
+    ],
     qmp: Annotated[str | None, typer.Option("--qmp", help=target.QMP_HELP)] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print the exact QMP, change nothing")] = False,
     timeout: Annotated[str, typer.Option("--timeout", help="how long a guest may take for one key")] = "60s",
     force: Annotated[bool, typer.Option("--force", help="also what would hurt the guest itself")] = False,
     output: Annotated[Format, typer.Option("-o", "--output", help="how to print")] = Format.TABLE,
-) -> int:
+) -> None:
     """Change limits of a running VM. All are checked before the first is changed.
 
     Ctrl-C ends a change that is under way: the guest keeps what it has reached.
@@ -49,13 +52,14 @@ def set_(
     change = _Change(values, target.timeout(timeout), force, target.deadlines(timeout, at_most=True))
     vm = target.find(selector, qmp)
     if dry_run:
-        return _print_plan(asyncio.run(change.plan(vm)), output)
+        _print_plan(asyncio.run(change.plan(vm)), output)
+        return
     try:
         results = asyncio.run(change.apply(vm, quiet=output is not Format.TABLE))
     except (KeyboardInterrupt, asyncio.CancelledError):
         raise change.broken_off() from None
     _print_results(results, output)
-    return next((r.exit_code for r in results if r.exit_code), 0)
+    raise typer.Exit(next((r.exit_code for r in results if r.exit_code), 0))
 
 
 def _parse_pairs(words: Sequence[str]) -> dict[str, str]:
@@ -141,7 +145,7 @@ def _ended_by_signal(interrupt: Callable[[], None]) -> Iterator[None]:
         restore()
 
 
-def _print_plan(steps: Sequence[Step], output: Format) -> int:
+def _print_plan(steps: Sequence[Step], output: Format) -> None:
     import json
 
     data = [
@@ -162,7 +166,6 @@ def _print_plan(steps: Sequence[Step], output: Format) -> int:
                 line(json.dumps(request.wire()))
 
     emit(data, output, render)
-    return 0
 
 
 def _shown(row: Row, value: Value | None) -> str:

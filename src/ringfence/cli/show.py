@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ringfence import units
-from ringfence.cli import target
+from ringfence.cli import completion, target
 from ringfence.cli.output import Format, console, emit, printable
 
 if TYPE_CHECKING:
@@ -23,7 +23,9 @@ def register(app: typer.Typer) -> None:
 
 
 def show(
-    vm: Annotated[str | None, typer.Argument(metavar="VM", help=target.VM_HELP)] = None,
+    vm: Annotated[
+        str | None, typer.Argument(metavar="VM", help=target.VM_HELP, autocompletion=completion.vm_names)
+    ] = None,
     qmp: Annotated[str | None, typer.Option("--qmp", help=target.QMP_HELP)] = None,
     timeout: Annotated[str | None, typer.Option("--timeout", help=target.TIMEOUT_HELP)] = None,
     every: Annotated[bool, typer.Option("--all", "-a", help="also limits that are not set")] = False,
@@ -83,7 +85,7 @@ def _range(observation: Observation) -> str:
     low, high = observation.minimum, observation.maximum
     if observation.row.lifts:
         return "from " + text(low) if low is not None else "a name"
-    return f"{text(low) or '?'} to {text(high) or '?'}"
+    return f"{text(low)} to {text(high)}" if low is not None else f"up to {text(high)}"
 
 
 def _render(parts: Sequence[tuple[Knob, Part]], *, every: bool) -> None:

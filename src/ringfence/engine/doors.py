@@ -56,6 +56,7 @@ async def _first_to_greet(addresses: Sequence[Address], timeout_s: float) -> Ses
     waiting = list(addresses)
     running: set[asyncio.Task[Session]] = set()
     errors: list[MonitorError] = []
+    late: set[Session] = set()
     try:
         while waiting or running:
             if waiting:
@@ -63,16 +64,16 @@ async def _first_to_greet(addresses: Sequence[Address], timeout_s: float) -> Ses
             done, running = await asyncio.wait(
                 running, timeout=_HEAD_START_S if waiting else None, return_when=asyncio.FIRST_COMPLETED
             )
-            for task in done:
-                try:
-                    return task.result()
-                except MonitorError as error:
-                    errors.append(error)
+            sessions = [task.result() for task in done if not task.exception()]
+            errors += [error for task in done if isinstance(error := task.exception(), MonitorError)]
+            if sessions:
+                late.update(sessions[1:])
+                return sessions[0]
     finally:
         for task in running:
             task.cancel()
-        for late in await asyncio.gather(*running, return_exceptions=True):
-            if isinstance(late, Session):
-                await late.close()
+        late.update(s for s in await asyncio.gather(*running, return_exceptions=True) if isinstance(s, Session))
+        for session in late:
+            await session.close()
     busy = [error for error in errors if isinstance(error, MonitorBusyError)]
     raise (busy or errors)[0]

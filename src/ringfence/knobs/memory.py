@@ -127,7 +127,7 @@ class MemoryTarget:
             actual=state.actual_bytes,
             minimum=floor_bytes(state),
             maximum=state.size_bytes,
-            notes=(_stats_note(state.stats),),
+            notes=(_stats_note(state),),
             advice=tuple(
                 Advice(f"-device virtio-balloon-pci,{option}=on", why)
                 for option, why in _OPTIONS.items()
@@ -204,10 +204,14 @@ def _watched_shrink(part: Part, want: int, timeout_s: float, force: bool) -> Ste
 
 
 def floor_bytes(state: State) -> int | None:
-    """The lowest target the guest can meet without killing processes; None when it does not say."""
+    """The lowest target the guest can meet without killing processes; None when it does not say.
+
+    Only statistics that come regularly count: others may be from before the balloon's last move.
+    """
     stats = state.stats
-    fresh_s = 3 * max(state.poll_s, _STATS_INTERVAL_S) + 2
-    if stats.available_bytes is None or stats.age_s is None or stats.age_s > fresh_s:
+    if not state.poll_s or stats.available_bytes is None or stats.age_s is None:
+        return None
+    if stats.age_s > 3 * state.poll_s + 2 or stats.available_bytes > state.actual_bytes:
         return None
     return max(PAGE_BYTES, state.actual_bytes - stats.available_bytes + GUEST_RESERVE_BYTES)
 
@@ -250,11 +254,15 @@ def _stats(report: Mapping[str, Any], now_s: float) -> Stats:
     return Stats(available, total, max(0.0, now_s - updated))
 
 
-def _stats_note(stats: Stats) -> str:
+def _stats_note(state: State) -> str:
+    stats = state.stats
     if stats.age_s is None:
         return "the guest has given no statistics"
+    if stats.available_bytes is not None and stats.available_bytes > state.actual_bytes:
+        return "the guest's last statistics are from before the balloon moved"
     available = "unknown" if stats.available_bytes is None else units.format_bytes(stats.available_bytes)
-    return f"available in the guest: {available}, {units.format_seconds(round(stats.age_s))} ago"
+    off = "" if state.poll_s else "; statistics are off"
+    return f"available in the guest: {available}, {units.format_seconds(round(stats.age_s))} ago{off}"
 
 
 def _first_stats(state: State, timeout_s: float) -> Steps[State]:

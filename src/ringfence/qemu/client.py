@@ -1,9 +1,9 @@
 """The qemu.qmp client as this project needs it.
 
-The library connects, greets, reads, writes and disconnects. Of what it leaves to subclasses three things are done
-differently here, which together take a third off a round trip: messages are not formatted for a log that is off;
-an answer completes a future, where the library has a queue and a task's turn for each; and commands can be sent
-one behind the other without a task each.
+The library connects, greets, reads and disconnects. Some of what it leaves to subclasses is done another way
+here, which takes a third off a round trip: messages are not formatted for a log that is off; a command is written
+at once, and an answer completes a future, where the library has a queue and a task's turn for each; and commands
+can be sent one behind the other without a task each.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Client(QMPClient):
         message: dict[str, object] = {"execute": command, "id": str(self._sent)}
         if arguments is not None:
             message["arguments"] = arguments
-        self._outgoing.put_nowait(_Line(message, eager=False))
+        self._do_send(_Line(message, eager=False))
         reply = self._replies[message["id"]] = asyncio.get_running_loop().create_future()
         return reply
 

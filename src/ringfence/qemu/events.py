@@ -45,7 +45,10 @@ class Listener:
             arrival = asyncio.ensure_future(self._inbox.arrived.wait())
             ending = asyncio.ensure_future(self._client.runstate_changed())
             try:
-                await asyncio.wait((arrival, ending), timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+                # A change of state wakes only those who wait already: let `ending` begin, then look again.
+                await asyncio.sleep(0)
+                if self._client.runstate is Runstate.RUNNING:
+                    await asyncio.wait((arrival, ending), timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
             finally:
                 arrival.cancel()
                 ending.cancel()

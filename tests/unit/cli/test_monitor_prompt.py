@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import io
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,8 @@ class FakeConsole:
         self.mode = mode
         self.ran: list[str] = []
         self.answers: dict[str, str | Exception] = {}
+        self.endless = ""
+        self.waiting = asyncio.Event()
         self.gone = asyncio.Event()
         self.events: asyncio.Queue[list[dict[str, Any]]] = asyncio.Queue()
 
@@ -41,6 +45,9 @@ class FakeConsole:
 
     async def run(self, line: str) -> Reply:
         self.ran.append(line)
+        if line == self.endless:
+            self.waiting.set()
+            await asyncio.Event().wait()
         answer = self.answers.get(line, f"<{line}>\n")
         if isinstance(answer, Exception):
             raise answer
@@ -96,7 +103,7 @@ class Person:
 
     async def run(self) -> int:
         prompt = Prompt(self.console, FakeLookup(), events=self.events)  # type: ignore[arg-type]
-        return await asyncio.wait_for(prompt.run(), 20)
+        return await asyncio.wait_for(prompt.run("welcome\n"), 20)
 
     @property
     def saw(self) -> str:
@@ -214,6 +221,30 @@ async def test_tab_completes_and_enter_in_the_menu_only_chooses(person: Person) 
     person.type(ENTER + "x" + ENTER + CTRL_D)
     assert await running == 0
     assert person.console.ran == ["info-more x"]
+
+
+async def test_ctrl_c_gives_up_a_command_that_does_not_end(person: Person) -> None:
+    person.type("savevm" + ENTER)
+    person.console.endless = "savevm"
+    running = asyncio.ensure_future(person.run())
+    await asyncio.wait_for(person.console.waiting.wait(), 20)
+    os.kill(os.getpid(), signal.SIGINT)
+    await person.sees("Not waiting for the answer")
+    person.type("info status" + ENTER + CTRL_D)
+    assert await running == 0
+    assert person.console.ran == ["savevm", "info status"]
+
+
+@pytest.mark.parametrize("lines", ["half a line", "savevm" + ENTER], ids=["at the prompt", "in a command"])
+async def test_sigterm(person: Person, lines: str) -> None:
+    person.type(lines)
+    person.console.endless = "savevm"
+    running = asyncio.ensure_future(person.run())
+    await person.sees(lines.strip())
+    if ENTER in lines:
+        await asyncio.wait_for(person.console.waiting.wait(), 20)
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert await running == 128 + signal.SIGTERM
 
 
 async def test_what_a_guest_wrote_cannot_draw_on_the_terminal(

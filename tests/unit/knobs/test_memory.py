@@ -255,3 +255,14 @@ def test_statistics_are_not_waited_for_beyond_the_deadline() -> None:
     start_s = guest.script.now_s
     assert guest.set(512 * MIB, timeout_s=0.5).verdict is Verdict.REFUSED
     assert guest.script.now_s - start_s < 2
+
+
+def test_statistics_from_before_the_balloon_moved_are_not_trusted() -> None:
+    guest = FakeGuest(used=200 * MIB)
+    guest.polling = 1
+    stats = guest.qom_get({"property": "guest-stats"})
+    guest.actual = guest.target = 512 * MIB
+    guest.script.answers["qom-get"] = lambda arguments: (
+        stats if arguments["property"] == "guest-stats" else guest.qom_get(arguments)
+    )
+    assert KNOB.observation(guest.part(), KNOB.rows[0]).minimum is None

@@ -79,3 +79,14 @@ async def test_cancelled_wait_loses_no_event(connected):
             await asyncio.wait([waiting])
             event = await listener.get(LONG_S) if waiting.cancelled() else waiting.result()
             assert event["event"] == "A"
+
+
+async def test_an_end_just_as_the_wait_begins_is_not_missed(connected):
+    async with connected() as (_qemu, session):
+        with session.listen() as listener:
+            waiting = asyncio.ensure_future(listener.get(None))
+            # As on a closed socket, after `get` has looked and before what it starts has begun to wait. The
+            # library tells of a change only those who wait already.
+            asyncio.get_running_loop().call_soon(session._client._schedule_disconnect)
+            with pytest.raises(MonitorGoneError):
+                await asyncio.wait_for(waiting, LONG_S)
