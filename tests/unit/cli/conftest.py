@@ -78,11 +78,15 @@ def skip(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
         return true_time(loop) + ahead_s
 
     def skip(seconds: float) -> None:
-        def jump() -> None:
-            nonlocal ahead_s
-            ahead_s += seconds
+        # A little later: who has just sent what is asked may not have begun to wait for the answer.
+        loops[0].call_soon_threadsafe(pass_, seconds, 3)
 
-        loops[0].call_soon_threadsafe(jump)  # behind the step that asked, which may be about to set its deadline
+    def pass_(seconds: float, turns: int) -> None:
+        nonlocal ahead_s
+        if turns:
+            loops[0].call_soon(pass_, seconds, turns - 1)
+        else:
+            ahead_s += seconds
 
     monkeypatch.setattr(asyncio.BaseEventLoop, "time", time)
     return skip
