@@ -78,7 +78,7 @@ def _key_split_off(before: Sequence[str]) -> str:
 
 
 def _keys(vm: Vm | None, incomplete: str) -> Iterator[tuple[str, str]]:
-    """Every key, with this VM's disks or the one that is being typed; the rarer ones once what they are of was typed."""
+    """Every key, with this VM's disks or the one that is being typed; the rarer ones once what they belong to is."""
     from ringfence.knobs.registry import rows
 
     typed = incomplete.split(".")

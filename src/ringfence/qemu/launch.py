@@ -17,6 +17,10 @@ from ringfence.units import MIB
 AGENT_CHANNEL = "org.qemu.guest_agent.0"
 BALLOON = "virtio-balloon-pci"
 RAM_BACKEND = "memory-backend-ram"
+CONSOLE = "ringfence-console"
+"""Keeps the end of what the guest writes to its serial port: by a file it could fill the host's memory or disk."""
+
+_CONSOLE_BYTES = 64 * 1024
 SPARE_PORTS = 4
 """Places for devices that are plugged later: q35's own bus takes none while the VM runs."""
 
@@ -121,6 +125,8 @@ def command_line(
         line += ["-machine", options.machine]
     for address in (options.files.qmp, options.files.qmp_tools):
         line += ["-qmp", f"unix:{_escape(address.path)},server=on,wait=off"]
+    if not extra.replaces("serial"):
+        line += ["-chardev", f"ringbuf,id={CONSOLE},size={_CONSOLE_BYTES}"]
     line += _agent(options, extra)
     if not extra.has_device("virtio-balloon"):
         line += ["-device", _balloon(options, balloon_properties)]
@@ -222,7 +228,7 @@ def _settings(options: VmOptions) -> Iterator[tuple[str, str]]:
     yield "m", memory
     yield "smp", f"cpus={options.vcpus},maxcpus={options.vcpus_max},sockets=1,cores={options.vcpus_max},threads=1"
     yield "display", "none"
-    yield "serial", f"file:{_escape(str(options.files.serial))}"
+    yield "serial", f"chardev:{CONSOLE}"
     yield "pidfile", str(options.files.pidfile)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from ringfence.core.knob import Outcome, Part, Verdict
 from ringfence.core.requests import Qmp
-from ringfence.errors import AgentAbsentError, MonitorRefusedError, TenantError, UsageError
+from ringfence.errors import AgentAbsentError, InterruptError, MonitorRefusedError, TenantError, UsageError
 from ringfence.knobs.vcpus import Vcpus
 from ringfence.testing.steps import PaperVm
 
@@ -322,3 +322,28 @@ def test_no_second_unplug_is_sent_while_one_is_under_way() -> None:
     part = machine.part()
     assert [r.arguments["id"] for r in KNOB.changes(part, {WANT: 1})] == ["ringfence-cpu-2-0-0"]
     assert KNOB.changes(part, {WANT: 2}) == []
+
+
+def test_an_unplug_that_is_not_waited_for_may_still_happen_and_that_is_said() -> None:
+    machine = FakeMachine(fixed=2, lets_go=False)
+    part = machine.part()
+
+    def delete(arguments: Any) -> dict[str, Any]:
+        machine.script.answers["query-hotpluggable-cpus"] = InterruptError("enough")
+        return {}
+
+    machine.script.answers["device_del"] = delete
+    with pytest.raises(InterruptError) as caught:
+        machine.script.play(KNOB.apply(part, {WANT: 1}, timeout_s=30, force=False))
+    assert caught.value.state == (
+        "the guest was asked to give up /machine/unattached/device[1], and may still do so"
+    )
+
+
+@pytest.mark.parametrize("answer", ["cpus", [{"online": True}], [7], {"logical-id": 0}, None])
+def test_a_guest_that_answers_nonsense_counts_as_one_without_an_agent(answer: object) -> None:
+    machine = FakeMachine()
+    machine.script.answers["guest-get-vcpus"] = answer
+    outcome = machine.set(2)
+    assert (outcome.verdict, actual(outcome)) == (Verdict.APPLIED, 2)
+    assert "does not answer" in " ".join(outcome.notes)
