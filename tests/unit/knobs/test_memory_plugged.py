@@ -45,7 +45,7 @@ class PluggedGuest:
         self.dimm_answer, self.busy_backend, self.polling, self.used = "gone", 0, 0, 100 * MIB
         self.offline: set[int] = set()
         self.ospm: dict[int, tuple[int, int]] = {}
-        self.nodes = [0]
+        self.nodes, self.shared = [0], [""]
         self.runstate = "running"
         self.extra_devices: list[str] = []
         self.script = PaperVm(
@@ -58,7 +58,6 @@ class PluggedGuest:
                 "query-memory-devices": self.memory_devices,
                 "query-acpi-ospm-status": self.ospm_status,
                 "query-hotpluggable-cpus": lambda _: [{"props": {"node-id": n}} for n in self.nodes],
-                "query-memdev": [{"id": "pc.ram", "share": False}],
                 "query-balloon": lambda _: {"actual": self.boot + self.dimm_bytes - self.ballooned},
                 "balloon": self.balloon,
                 "object-add": self.object_add,
@@ -97,6 +96,8 @@ class PluggedGuest:
         name = arguments["property"]
         if name == "memory":
             return {"size": self.boot, "max-size": self.maximum, "slots": self.slots}
+        if name in ("share", "hugetlb"):
+            return arguments["path"] in self.shared and name == "share"
         if name == "size":
             return self.vmem_moves()
         if name == "guest-stats-polling-interval":
@@ -670,9 +671,10 @@ def test_dimms_are_spread_over_the_nodes_of_a_vm_that_has_several() -> None:
 
 def test_memory_beside_shared_memory_is_shared_too() -> None:
     guest = PluggedGuest(virtio_mem=0)
-    guest.script.answers["query-memdev"] = [{"id": "m0", "share": True}]
+    guest.objects["m0"], guest.shared = "memory-backend-file", ["/objects/m0"]
+    guest.script.answers["qom-get"] = lambda a: "/dev/shm/m0" if a["property"] == "mem-path" else guest.qom_get(a)
     guest.set(GIB)
-    assert guest.objects == {"ringfence-mem-0": "memory-backend-memfd"}
+    assert guest.objects["ringfence-mem-0"] == "memory-backend-memfd"
 
 
 def test_every_event_that_is_waited_for_is_listened_to() -> None:

@@ -34,7 +34,6 @@ def read() -> Steps[State]:
     plugged = (yield from _optional("query-memory-devices")) or []
     reports = [r for r in (yield from _optional("query-acpi-ospm-status")) or [] if r["slot-type"] == "DIMM"]
     cpus = (yield from _optional("query-hotpluggable-cpus")) or []
-    backends = (yield from _optional("query-memdev")) or []
     virtio_mems = yield from _virtio_mems(
         plugged, [path for path, kind in devices if kind.startswith("child<virtio-mem")]
     )
@@ -58,7 +57,7 @@ def read() -> Steps[State]:
         free_slots=max(0, slots - taken_slots),
         room_bytes=room,
         nodes=tuple(sorted({cpu["props"]["node-id"] for cpu in cpus if "node-id" in cpu["props"]})),
-        shared=any(backend["share"] for backend in backends),
+        shared=(yield from _shared(objects)),
         pinned=(yield from _pinned([kind for _, kind in devices], objects)),
         objects=frozenset(entry["name"] for entry in objects),
     )
@@ -135,6 +134,14 @@ def _virtio_mems(plugged: Sequence[Mapping[str, Any]], paths: Sequence[str]) -> 
         path = f"{_CONTAINERS[0]}/{data['id']}" if "id" in data else at[data["memaddr"]]
         found.append(VirtioMem(path, data["block-size"], data["size"], data["requested-size"], data["max-size"]))
     return tuple(found)
+
+
+def _shared(objects: Sequence[Mapping[str, str]]) -> Steps[bool]:
+    """Whether a backend is shared; the backend that QEMU makes by itself for `-m` never is."""
+    backends = [e["name"] for e in objects if e["type"].startswith("child<memory-backend-")]
+    if not backends:
+        return False
+    return any((yield [qom_get(f"/objects/{name}", "share") for name in backends]))
 
 
 def _pinned(kinds: Sequence[str], objects: Sequence[Mapping[str, str]]) -> Steps[str]:
