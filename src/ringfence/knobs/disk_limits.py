@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 from ringfence import units
+from ringfence.core.answers import number
 from ringfence.core.knob import Row, Value, Wants
 from ringfence.errors import UsageError
 
@@ -69,7 +70,7 @@ ROWS: tuple[Row, ...] = (
 
 def read(inserted: Mapping[str, Any]) -> dict[str, int]:
     """Every limit of a disk from `query-block`'s `inserted`, fields QEMU leaves out as 0."""
-    return {field: int(inserted.get(field, 0)) for field in FIELDS.values()}
+    return {field: number(inserted.get(field, 0)) for field in FIELDS.values()}
 
 
 def lay_over(limits: Limits, wants: Wants) -> dict[str, int]:
@@ -99,14 +100,14 @@ def check_value(disk: str, leaf: str, value: Value | None) -> None:
     """:raise UsageError: the value alone is out of range."""
     if leaf == "group" or value is None:
         return
-    number = int(value)
+    wanted = int(value)
     if leaf.endswith(".burst_length"):
-        if not 1 <= number <= 2**32 - 1:
+        if not 1 <= wanted <= 2**32 - 1:
             raise UsageError(
-                f"disk.{disk}.{leaf}={number} is out of range", hint="a burst lasts at least 1 s, in whole seconds"
+                f"disk.{disk}.{leaf}={wanted} is out of range", hint="a burst lasts at least 1 s, in whole seconds"
             )
-    elif number > LIMIT_MAX:
-        raise UsageError(f"disk.{disk}.{leaf}={number} is above QEMU's largest limit", hint="at most 10^15")
+    elif wanted > LIMIT_MAX:
+        raise UsageError(f"disk.{disk}.{leaf}={wanted} is above QEMU's largest limit", hint="at most 10^15")
 
 
 def check_together(disk: str, limits: Limits) -> None:

@@ -14,8 +14,10 @@ from collections.abc import Mapping, Sequence
 from string import ascii_lowercase
 from typing import Any, NamedTuple
 
+from ringfence.core.answers import entries, fields, number, text
 from ringfence.core.requests import Qmp, Steps
 
+_BUSES = 256  # which a PCI domain can have
 _VIRTIO_BACKEND = "/virtio-backend"
 _PERIPHERAL = "/machine/peripheral/"
 
@@ -42,27 +44,28 @@ class Disk(NamedTuple):
 
 def observe() -> Steps[tuple[Disk, ...]]:
     """Read every disk of the VM with all its names, in QEMU's order."""
-    blocks = [block for block in (yield Qmp("query-block")) if block.get("qdev")]
+    blocks = [block for block in entries((yield Qmp("query-block"))) if text(block.get("qdev", ""))]
     places = yield from _places([block["qdev"] for block in blocks])
     return tuple(_disk(block, places.get(block["qdev"], "")) for block in blocks)
 
 
 def _disk(block: Mapping[str, Any], place: str) -> Disk:
     qdev = block["qdev"]
-    inserted = block.get("inserted") or {}
+    inserted = fields(block.get("inserted", {}))
+    backend = text(block.get("device", ""))
     frontend = qdev.removesuffix(_VIRTIO_BACKEND)
     device_id = frontend.removeprefix(_PERIPHERAL)
-    node = inserted.get("node-name", "")
+    node = text(inserted.get("node-name", ""))
     names = [
         place,
-        block.get("device", ""),
+        backend,
         device_id if "/" not in device_id else "",
         "" if node.startswith("#") else node,
         qdev,
         frontend,
     ]
     known = tuple(dict.fromkeys(name for name in names if name))
-    return Disk(known[0], known[1:], qdev, block.get("device", ""), inserted)
+    return Disk(known[0], known[1:], qdev, backend, inserted)
 
 
 def _frontend_path(qdev: str) -> str:
@@ -102,11 +105,11 @@ def _places(qdevs: Sequence[str]) -> Steps[dict[str, str]]:
 
 def _letters(index: int) -> str:
     """0 -> a, 25 -> z, 26 -> aa, as the kernel counts disks."""
-    text = ""
+    letters = ""
     while index >= 0:
-        text = ascii_lowercase[index % 26] + text
+        letters = ascii_lowercase[index % 26] + letters
         index = index // 26 - 1
-    return text
+    return letters
 
 
 def _pci_order(paths: Sequence[str]) -> Steps[dict[str, tuple[object, ...]]]:
@@ -119,7 +122,9 @@ def _pci_order(paths: Sequence[str]) -> Steps[dict[str, tuple[object, ...]]]:
     while asked:
         answers = yield [_qom_get(path, name) for path in asked for name in ("addr", "parent_bus")]
         for path, devfn, bus in zip(asked, answers[::2], answers[1::2], strict=True):
-            where[path] = (int(devfn), bus.rsplit("/", 1)[0])
+            where[path] = (number(devfn), text(bus).rsplit("/", 1)[0])
+        if len(where) > len(paths) + _BUSES:
+            raise ValueError(f"the disks are behind more than {_BUSES} PCI bridges")
         bridges = {bridge for _, bridge in where.values() if bridge.startswith("/machine/peripheral")}
         asked = sorted(bridges - where.keys())
     hotplugged = yield [_qom_get(path, "hotplugged") for path in paths]
@@ -130,6 +135,8 @@ def _scan_key(path: str, where: Mapping[str, tuple[int, str]]) -> tuple[tuple[in
     devfn, bridge = where[path]
     key: list[tuple[int, int]] = [(0, devfn)]
     while bridge in where:
+        if len(key) > len(where):
+            raise ValueError(f"{bridge} is a PCI bridge behind itself")
         devfn, bridge = where[bridge]
         key.insert(0, (1, devfn))
     return tuple(key)

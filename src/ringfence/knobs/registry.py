@@ -62,13 +62,11 @@ def _instance(text: str, pattern: str) -> str | None:
 def _unknown(text: str) -> UsageError:
     import difflib
 
-    known = [row.key for row in rows()]
-    shown = text
     parts = text.split(".")
-    if parts[0] == "disk" and len(parts) > 2:
-        shown = ".".join(["disk", "<disk>", *parts[2:]])
-    near = difflib.get_close_matches(shown, known, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"known keys begin with {', '.join(_prefixes())}"
+    disk = parts[1] if parts[0] == "disk" and len(parts) > 2 else "<disk>"
+    known = [row.key.replace("<disk>", disk) for row in rows()]
+    near = difflib.get_close_matches(text, known, n=2, cutoff=0.6)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"keys begin with {', '.join(_prefixes())};"
     return UsageError(f"there is no knob {text!r}", hint=f"{hint} `ringfence show VM --all` lists every key")
 
 
@@ -99,7 +97,7 @@ def parse_value(key: Key, value: str | int | float | None) -> Value | None:
         number = int(value)
         if number != value or number < 0:
             raise UsageError(f"{key.text}={value} is no whole number from 0 up", hint="give an integer")
-    return None if number == 0 and key.row.lifts else number
+    return None if number == 0 and key.row.lifts and unit != units.SECONDS else number
 
 
 def _name(key: Key, value: str) -> str:
@@ -118,10 +116,17 @@ def pick(parts: tuple[Part, ...], key: Key) -> Part:
     found = [part for part in parts if key.instance == part.name or key.instance in part.aliases]
     if len(found) == 1:
         return found[0]
-    names = "; ".join(" = ".join((part.name, *part.aliases)) for part in (found or parts))
     if found:
+        names = "; ".join(" = ".join((part.name, *part.aliases)) for part in found)
         raise UsageError(
             f"{key.instance!r} names {len(found)} {key.knob.prefix}s", hint=f"use another of their names: {names}"
         )
+    names = "; ".join(" = ".join(_short_names(part)) for part in parts)
     hint = f"this VM has: {names}" if parts else f"this VM has no {key.knob.prefix}"
     raise UsageError(f"there is no {key.knob.prefix} {key.instance!r}", hint=hint)
+
+
+def _short_names(part: Part) -> list[str]:
+    """The names that a person would type: QOM paths only where there is nothing else."""
+    names = [part.name, *part.aliases]
+    return [name for name in names if not name.startswith("/")] or names[:1]

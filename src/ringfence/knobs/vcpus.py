@@ -11,9 +11,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ringfence import units
+from ringfence.core.answers import entries, fields, number, text
 from ringfence.core.knob import Advice, Observation, Outcome, Part, Row, Verdict, Wants
 from ringfence.core.requests import Agent, Clock, Progress, Qmp, Steps, Wait
-from ringfence.errors import GuestError, MonitorRefusedError, TenantError, UsageError
+from ringfence.errors import MonitorRefusedError, RingfenceError, TenantError, UsageError
+from ringfence.knobs import guest_cpus
 
 _PERIPHERAL = "/machine/peripheral/"
 _POLL_S = 0.1
@@ -22,6 +24,21 @@ _STEP_S = 10.0
 _OST_EJECT = 3
 _OST_IN_PROGRESS = 132
 _OST_DONE = 0
+_AGAIN = "-again"
+"""Ends the id of a CPU plugged in spite of `_PLUG_DANGER`: with it the slot's report of the eject is gone."""
+_BEFORE_BOOT = ("prelaunch", "inmigrate")
+
+_NOT_TAKEN_OVER = (
+    "the guest has not taken over CPU hot-plug by ACPI (it still boots, or with this QEMU it never does), so "
+    "it would not see a new CPU, and could not give one up"
+)
+_PLUG_DANGER = (
+    "a CPU was unplugged before, and without KVM QEMU may end at the next plug: it makes no more than maxcpus CPU "
+    "threads in its life, and some versions crash at once"
+)
+_UNPLUG_DANGER = "its vCPUs share one thread (tcg,thread=single), and unplugging one ends QEMU"
+
+_OFFLINE_HINT = "run qemu-guest-agent in the guest, or there: echo 1 > /sys/devices/system/cpu/cpuN/online"
 
 ROWS = (
     Row(
@@ -64,14 +81,18 @@ class Slot(NamedTuple):
 
 class State(NamedTuple):
     """:param online: CPUs the guest has online, None when it cannot be asked.
-    :param unplug_danger: why an unplug would end the VM, empty when it would not; `plug_danger` likewise.
+    :param unplug_danger: why an unplug would end the VM or come to nothing, empty when it would not; `plug_danger`
+        likewise.
+    :param pending: numbers of the CPUs that the guest is giving up.
+    :param tells: whether this machine passes on what the guest says to a plug.
     """
 
     slots: tuple[Slot, ...]
     online: int | None
-    runstate: str
     plug_danger: str
     unplug_danger: str
+    pending: frozenset[int] = frozenset()
+    tells: bool = True
 
     @property
     def plugged(self) -> int:
@@ -101,14 +122,16 @@ class Vcpus:
         try:
             slots = yield from _slots()
         except MonitorRefusedError:
-            count = len((yield Qmp("query-cpus-fast")))
-            return (Part("", (), State((), count, "", "", "")),)
+            count = len(entries((yield Qmp("query-cpus-fast"))))
+            return (Part("", (), State((), count, "", "")),)
         cpus, status, kvm = yield [Qmp("query-cpus-fast"), Qmp("query-status"), Qmp("query-kvm")]
-        plug, unplug = "", ""
-        if not kvm["enabled"]:
-            plug, unplug = yield from _tcg_dangers(slots, cpus)
-        online = yield from _online()
-        return (Part("", (), State(slots, online, status["status"], plug, unplug)),)
+        threads = [number(cpu["thread-id"]) for cpu in entries(cpus)]
+        reports = yield from _cpu_reports()
+        plug, unplug = _dangers(
+            slots, threads, reports, runstate=text(fields(status)["status"]), kvm=bool(fields(kvm)["enabled"])
+        )
+        online = yield from guest_cpus.online()
+        return (Part("", (), State(slots, online, plug, unplug, _pending(slots, reports), reports is not None)),)
 
     def observation(self, part: Part, row: Row) -> Observation:
         """How many there are, in QEMU and online in the guest."""
@@ -126,7 +149,7 @@ class Vcpus:
             minimum=state.fixed,
             maximum=state.maximum,
             unavailable="it has one CPU, and no room for more" if full and state.plugged == state.fixed else "",
-            notes=_notes(state),
+            notes=(*_notes(state), *dict.fromkeys(filter(None, (state.plug_danger, state.unplug_danger)))),
             advice=(_ROOM,) if full else (),
         )
 
@@ -140,7 +163,7 @@ class Vcpus:
         if want > state.maximum:
             raise UsageError(
                 f"vcpus={want} is above this VM's maximum, {state.maximum}",
-                hint=f"start it with -smp {state.plugged},maxcpus={want} to have room",
+                hint=f"at most {state.maximum}; -smp {state.plugged},maxcpus=N at its start makes room for more",
             )
         if want < state.fixed:
             raise UsageError(
@@ -159,69 +182,99 @@ class Vcpus:
         want = int(wants[""] or 0)
         moves = _moves(state, want)
         if want > state.plugged:
-            return [_add(slot) for slot in moves]
-        return [Qmp("device_del", {"id": slot.device}) for slot in moves]
+            return [_add(slot, state) for slot in moves]
+        return [Qmp("device_del", {"id": slot.device}) for slot in moves if slot.number not in state.pending]
 
     def apply(self, part: Part, wants: Wants, *, timeout_s: float, force: bool) -> Steps[Outcome]:
         """Plug or unplug one CPU after the other, each seen through before the next is asked for."""
         state: State = part.state
         want = int(wants[""] or 0)
         moves = _moves(state, want)
+        if not moves and state.pending:
+            detail = "the guest is still giving a CPU up that it was asked for before"
+            return Outcome(
+                Verdict.PARTIAL, part, "guest", detail, hint="set it again when that has come to an end"
+            )
         if not moves and state.online in (None, want):
             return Outcome(Verdict.APPLIED, part, notes=("already so",))
         deadline = (yield Clock()) + timeout_s
         if want < state.plugged:
-            trouble = yield from _unplug(moves, deadline)
+            trouble = yield from _unplug(state, moves, deadline)
         else:
-            trouble = yield from _plug(moves, deadline)
+            trouble = yield from _plug(state, moves, deadline)
         return (yield from _outcome(part, want, trouble, deadline))
 
 
 class _Trouble(NamedTuple):
     by: str
     detail: str
+    hint: str = ""
 
 
 def _slots() -> Steps[tuple[Slot, ...]]:
     """Every slot, first CPU first; QEMU lists them the other way round."""
-    entries = yield Qmp("query-hotpluggable-cpus")
+    found = entries((yield Qmp("query-hotpluggable-cpus")))
     return tuple(
-        Slot(number, entry["type"], entry["props"], entry["vcpus-count"], entry.get("qom-path", ""))
-        for number, entry in enumerate(reversed(entries))
+        Slot(
+            place,
+            text(slot["type"]),
+            fields(slot["props"]),
+            number(slot["vcpus-count"]),
+            text(slot.get("qom-path", "")),
+        )
+        for place, slot in enumerate(reversed(found))
     )
 
 
-def _tcg_dangers(slots: Sequence[Slot], cpus: Sequence[Mapping[str, Any]]) -> Steps[tuple[str, str]]:
-    """Two ways in which a QEMU without KVM was seen to die: told from what it does, whatever its version.
-
-    A free slot whose last word was a finished eject had a CPU unplugged; some QEMUs then crash at the next plug.
-    vCPUs that share one thread cannot be ended one by one.
-    """
-    single = len(cpus) > 1 and len({cpu["thread-id"] for cpu in cpus}) == 1
-    unplug = "its vCPUs share one thread (tcg,thread=single), and unplugging one ends QEMU" if single else ""
+def _cpu_reports() -> Steps[list[dict[str, Any]] | None]:
+    """The guest's last ACPI word on each CPU slot; None where this machine has none."""
     try:
         reports = yield Qmp("query-acpi-ospm-status")
     except MonitorRefusedError:
-        return "", unplug
-    ejected = {r["slot"] for r in reports if r["slot-type"] == "CPU" and r["source"] == _OST_EJECT}
-    free = {str(slot.number) for slot in slots if not slot.qom_path}
-    plug = (
-        "a CPU was unplugged before, and without KVM some QEMUs crash at the next plug" if ejected & free else ""
-    )
-    return plug, unplug
-
-
-def _online() -> Steps[int | None]:
-    """CPUs the guest has online by its agent's word; None without an agent."""
-    try:
-        cpus = yield Agent("guest-get-vcpus", timeout_s=1.0)
-    except GuestError:
         return None
-    return sum(1 for cpu in cpus if cpu["online"])
+    return [report for report in entries(reports) if report["slot-type"] == "CPU"]
+
+
+def _pending(slots: Sequence[Slot], reports: Sequence[Mapping[str, Any]] | None) -> frozenset[int]:
+    """CPUs that the guest was asked to give up, began to, and still has."""
+    under_way = {
+        text(report["slot"])
+        for report in reports or ()
+        if report["source"] == _OST_EJECT and report["status"] == _OST_IN_PROGRESS
+    }
+    return frozenset(slot.number for slot in slots if slot.qom_path and str(slot.number) in under_way)
+
+
+def _dangers(
+    slots: Sequence[Slot],
+    threads: Sequence[int],
+    reports: Sequence[Mapping[str, Any]] | None,
+    *,
+    runstate: str,
+    kvm: bool,
+) -> tuple[str, str]:
+    """Why a plug, and an unplug, would end badly: told from what this QEMU does, whatever its version.
+
+    Its ACPI reports list CPUs from when the guest has switched to the present way of CPU hot-plug; under Debian's
+    QEMU 5.2 none ever did. Without KVM two more things count: a slot whose last word was a finished eject had a
+    CPU unplugged (7.2 then crashed at the next plug, 10.0 and 11.1 at the one that made maxcpus + 1 in all); and
+    vCPUs that share one thread cannot be ended one by one.
+    """
+    if reports is not None and not reports and runstate not in _BEFORE_BOOT:
+        return _NOT_TAKEN_OVER, _NOT_TAKEN_OVER
+    if kvm:
+        return "", ""
+    free = {str(slot.number) for slot in slots if not slot.qom_path}
+    ejected = {text(report["slot"]) for report in reports or () if report["source"] == _OST_EJECT} & free
+    again = any(slot.qom_path.endswith(_AGAIN) for slot in slots)
+    single = len(threads) > 1 and len(set(threads)) == 1
+    return _PLUG_DANGER if ejected or again else "", _UNPLUG_DANGER if single else ""
 
 
 def _notes(state: State) -> tuple[str, ...]:
     notes = []
+    if state.pending:
+        notes.append("the guest is still giving up a CPU that it was asked for before")
     if state.online is None:
         notes.append("the guest agent does not answer: how many are online is not known")
     elif state.online != state.plugged:
@@ -233,11 +286,11 @@ def _moves(state: State, want: int) -> list[Slot]:
     """Slots to fill, first free one first, or to empty, last one first, to come to `want`."""
     moves: list[Slot] = []
     left = abs(want - state.plugged)
-    candidates = (
-        [slot for slot in state.slots if not slot.qom_path]
-        if want > state.plugged
-        else [slot for slot in reversed(state.slots) if slot.removable]
-    )
+    if want > state.plugged:
+        candidates = [slot for slot in state.slots if not slot.qom_path]
+    else:
+        candidates = [slot for slot in reversed(state.slots) if slot.removable]
+        candidates.sort(key=lambda slot: slot.number not in state.pending)
     for slot in candidates:
         if left >= slot.vcpus:
             moves.append(slot)
@@ -245,22 +298,23 @@ def _moves(state: State, want: int) -> list[Slot]:
     return moves
 
 
-def _add(slot: Slot) -> Qmp:
+def _add(slot: Slot, state: State) -> Qmp:
     place = "-".join(str(slot.props[name]) for name in sorted(slot.props) if name != "node-id")
-    return Qmp("device_add", {"driver": slot.driver, "id": f"ringfence-cpu-{place}", **slot.props})
+    device = f"ringfence-cpu-{place}{_AGAIN if state.plug_danger == _PLUG_DANGER else ''}"
+    return Qmp("device_add", {"driver": slot.driver, "id": device, **slot.props})
 
 
-def _plug(moves: Sequence[Slot], deadline: float) -> Steps[_Trouble | None]:
-    for number, slot in enumerate(moves, 1):
-        request = _add(slot)
+def _plug(state: State, moves: Sequence[Slot], deadline: float) -> Steps[_Trouble | None]:
+    for done, slot in enumerate(moves, 1):
+        request = _add(slot, state)
         try:
             yield request
         except MonitorRefusedError as refusal:
-            return _Trouble("QEMU", refusal.message)
+            return _Trouble("QEMU", refusal.message, refusal.hint)
         taken = yield from _wait_taken(str(request.arguments["id"]), deadline)
-        yield Progress("vcpus", number, len(moves), units.COUNT)
-        if not taken:
-            break
+        yield Progress("vcpus", done, len(moves), units.COUNT)
+        if not taken and state.tells:
+            return _Trouble("guest", "the guest has not answered for the new CPU", "see whether it has booted")
     return None
 
 
@@ -276,16 +330,21 @@ def _wait_taken(device: str, deadline: float) -> Steps[bool]:
             return False
 
 
-def _unplug(moves: Sequence[Slot], deadline: float) -> Steps[_Trouble | None]:
-    for number, slot in enumerate(moves, 1):
+def _unplug(state: State, moves: Sequence[Slot], deadline: float) -> Steps[_Trouble | None]:
+    for done, slot in enumerate(moves, 1):
         try:
-            yield Qmp("device_del", {"id": slot.device})
+            if slot.number not in state.pending:
+                yield Qmp("device_del", {"id": slot.device})
         except MonitorRefusedError as refusal:
-            return _Trouble("QEMU", refusal.message)
-        trouble = yield from _wait_gone(slot, deadline)
+            return _Trouble("QEMU", refusal.message, refusal.hint)
+        try:
+            trouble = yield from _wait_gone(slot, deadline)
+        except RingfenceError as error:
+            error.add_state(f"the guest was asked to give up {slot.device}, and may still do so")
+            raise
         if trouble:
             return trouble
-        yield Progress("vcpus", number, len(moves), units.COUNT)
+        yield Progress("vcpus", done, len(moves), units.COUNT)
     return None
 
 
@@ -298,13 +357,14 @@ def _wait_gone(slot: Slot, deadline: float) -> Steps[_Trouble | None]:
     while True:
         event = yield Wait(("ACPI_DEVICE_OST", "DEVICE_DELETED", "DEVICE_UNPLUG_GUEST_ERROR"), _POLL_S)
         if event is not None and _refused(event, slot):
-            return _Trouble("guest", f"it refused to give up {slot.device}")
+            return _Trouble("guest", f"it refused to give up {slot.device}", "the guest's log may tell why")
         slots = yield from _slots()
         if all(other.qom_path != slot.qom_path for other in slots):
             return None
         now = yield Clock()
         if now > min(deadline, start + _STEP_S):
-            return _Trouble("guest", f"no answer to the unplug of {slot.device}; it may still go later")
+            detail = f"no answer to the unplug of {slot.device}; it may still go later"
+            return _Trouble("guest", detail, "see whether the guest has booted and does not hang")
 
 
 def _refused(event: Mapping[str, Any], slot: Slot) -> bool:
@@ -317,54 +377,22 @@ def _refused(event: Mapping[str, Any], slot: Slot) -> bool:
     return bool(refusing and info.get("slot-type") == "CPU" and info.get("slot") == str(slot.number))
 
 
-def _bring_online(want: int, deadline: float) -> Steps[int | None]:
-    """Have the guest use what it has: its own policy may be slow or not there, its agent can do it.
-
-    Returns the CPUs online in the end; None when the guest cannot be asked.
-    """
-    while True:
-        try:
-            cpus = yield Agent("guest-get-vcpus")
-            offline = [{"logical-id": cpu["logical-id"], "online": True} for cpu in cpus if not cpu["online"]]
-            online = len(cpus) - len(offline)
-            if online < want and offline:
-                yield Agent("guest-set-vcpus", {"vcpus": offline[: want - online]})
-                cpus = yield Agent("guest-get-vcpus")
-                online = sum(1 for cpu in cpus if cpu["online"])
-        except GuestError:
-            return None
-        now = yield Clock()
-        if online >= want or now > deadline:
-            return online
-        yield Wait((), _POLL_S)
-
-
 def _outcome(part: Part, want: int, trouble: _Trouble | None, deadline: float) -> Steps[Outcome]:
     before: State = part.state
     slots = yield from _slots()
     plugged = before._replace(slots=slots).plugged
     until = min(deadline, (yield Clock()) + _STEP_S)
     if want >= before.plugged:
-        online = yield from _bring_online(min(want, plugged), until)
+        online = yield from guest_cpus.bring_online(min(want, plugged), until)
     else:
-        online = yield from _settled(max(want, plugged), until)
+        online = yield from guest_cpus.settled(max(want, plugged), until)
     state = before._replace(slots=slots, online=online)
     after = Part("", (), state)
     actual = plugged if online is None else online
-    if plugged == want and online in (None, want):
+    if plugged == want and (online == want or (online is None and not trouble)):
         notes = () if online is not None else _notes(state)
         return Outcome(Verdict.APPLIED, after, notes=notes)
     changed = plugged != before.plugged or (online is not None and online != before.online)
     verdict = Verdict.PARTIAL if changed else Verdict.REFUSED
-    by, detail = trouble or _Trouble("guest", f"QEMU has {plugged} vCPUs, the guest uses {actual}")
-    return Outcome(verdict, after, by=by, detail=detail)
-
-
-def _settled(want: int, deadline: float) -> Steps[int | None]:
-    """The guest's online CPUs, waited for while they come down to `want`."""
-    while True:
-        online = yield from _online()
-        now = yield Clock()
-        if online is None or online <= want or now > deadline:
-            return online
-        yield Wait((), _POLL_S)
+    why = trouble or _Trouble("guest", f"QEMU has {plugged} vCPUs, the guest uses {actual}", _OFFLINE_HINT)
+    return Outcome(verdict, after, by=why.by, detail=why.detail, hint=why.hint)

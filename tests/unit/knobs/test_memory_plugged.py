@@ -9,7 +9,14 @@ import pytest
 from ringfence import units
 from ringfence.core.knob import Outcome, Part, Row, Value, Verdict
 from ringfence.core.requests import Agent, Qmp
-from ringfence.errors import AgentAbsentError, MonitorGoneError, MonitorRefusedError, TenantError, UsageError
+from ringfence.errors import (
+    AgentAbsentError,
+    InterruptError,
+    MonitorGoneError,
+    MonitorRefusedError,
+    TenantError,
+    UsageError,
+)
 from ringfence.knobs.memory import UNKNOWN_STAT, MemoryTarget
 from ringfence.knobs.memory.dimm import EVENTS as DIMM_EVENTS
 from ringfence.testing.steps import PaperVm
@@ -729,13 +736,43 @@ def test_a_guest_that_stands_is_asked_for_nothing(target: int) -> None:
 
 def test_an_error_in_between_leaves_no_polling_behind() -> None:
     guest = PluggedGuest()
-    guest.script.answers["balloon"] = MonitorRefusedError("no")
-    with pytest.raises(MonitorRefusedError):
-        guest.set(256 * MIB)
-    assert guest.polling == 0
     guest.script.answers["balloon"] = MonitorGoneError("gone")
     with pytest.raises(MonitorGoneError):
         guest.set(256 * MIB)
+    assert guest.polling == 0
+
+
+def test_an_interruption_leaves_virtio_mem_at_what_it_reached() -> None:
+    guest = PluggedGuest()
+    guest.vmem_size = guest.vmem_requested = 2 * GIB
+    plain = guest.qom_get
+
+    def stop(arguments: Any) -> Any:
+        if arguments["property"] == "size" and guest.vmem_size <= GIB:
+            guest.script.answers["qom-get"] = plain
+            raise InterruptError("enough")
+        return plain(arguments)
+
+    guest.script.answers["qom-get"] = stop
+    with pytest.raises(InterruptError) as caught:
+        guest.set(512 * MIB)
+    assert guest.vmem_requested == guest.vmem_size < GIB + 1
+    assert "which is what is requested now" in caught.value.state
+    assert guest.polling == 0
+
+
+def test_a_request_that_qemu_refuses() -> None:
+    guest = PluggedGuest()
+    guest.script.answers["qom-set"] = MonitorRefusedError("no")
+    outcome = guest.set(GIB)
+    assert (outcome.verdict, outcome.by, outcome.detail) == (Verdict.REFUSED, "QEMU", "no")
+
+
+@pytest.mark.parametrize("answer", [None, [], {"size": "big"}, {}])
+def test_nonsense_of_the_agent_is_no_answer(answer: object) -> None:
+    guest = PluggedGuest(virtio_mem=0)
+    guest.script.answers["guest-get-memory-block-info"] = answer
+    assert guest.set(GIB).verdict is Verdict.APPLIED
 
 
 def test_a_host_that_gets_nothing_back_is_told() -> None:

@@ -11,13 +11,19 @@ from typing import NamedTuple
 
 from ringfence import units
 from ringfence.core.requests import Clock, HostRss, Qmp, Steps, Wait, WallClock
+from ringfence.errors import MonitorRefusedError, RingfenceError
 from ringfence.knobs.memory import pace
 from ringfence.knobs.memory.choose import Move
 from ringfence.knobs.memory.ledger import PAGE_BYTES, State, Stats
 from ringfence.knobs.memory.pace import POLL_S, STANDSTILL_S, Seen, Trip, Trouble
-from ringfence.knobs.memory.read import read_stats
+from ringfence.knobs.memory.read import balloon_bytes, read_stats
 
 STATS_INTERVAL_S = 1
+_NO_DRIVER = (
+    "it has no balloon driver, or has not booted far enough to load it",
+    "set it again once the guest has booted; Linux's driver is the module virtio_balloon",
+)
+_DEAF_DRIVER = ("its driver does not answer", "see on the guest's console whether it hangs")
 _NOTICED_MOVE_BYTES = units.MIB
 _TELLING_BYTES = 64 * units.MIB
 """A shrink by less may well hide in the noise of a process's resident memory."""
@@ -39,15 +45,18 @@ def set_polling(path: str, interval_s: int) -> Qmp:
     return Qmp("qom-set", {"path": path, "property": "guest-stats-polling-interval", "value": interval_s})
 
 
-def next_stats(path: str, interval_s: int, since_s: float) -> Steps[Stats]:
-    """Statistics from after `since_s` of the wall clock; without a driver those that there are, or none."""
+def next_stats(path: str, interval_s: int, since_s: float, deadline: float) -> Steps[Stats]:
+    """Statistics from after `since_s` of the wall clock; without a driver those that there are, or none.
+
+    :param deadline: on the monotonic clock; they come within two intervals, or there is no driver.
+    """
     start = yield Clock()
     while True:
         stats = yield from read_stats(path)
         wall, now = (yield WallClock()), (yield Clock())
         # QEMU tells whole seconds: what is of the same one may be from before.
         fresh = stats.age_s is not None and wall - stats.age_s >= int(since_s) + 1
-        if fresh or now - start > 2.5 * interval_s:
+        if fresh or now > min(deadline, start + 2.5 * interval_s):
             return stats
         yield Wait((), POLL_S)
 
@@ -58,13 +67,20 @@ def move(state: State, move: Move, trip: Trip) -> Steps[Seen]:
     start = yield Clock()
     reached = move.have_bytes
     for target in targets(move, trip.pace):
-        yield request(target)
-        seen = yield from _watch(move, reached, target, trip)
-        reached = seen.actual_bytes
+        try:
+            yield request(target)
+            seen = yield from _watch(move, reached, target, trip)
+            reached = seen.actual_bytes
+            if seen.met:
+                yield from pace.wait(trip, abs(target - move.have_bytes), start)
+        except MonitorRefusedError as refusal:
+            return Seen(pace.refused(refusal))
+        except RingfenceError as error:
+            yield from _let_be(state, target, error)
+            raise
         if not seen.met:
             yield request(reached)
             break
-        yield from pace.wait(trip, abs(target - move.have_bytes), start)
     rss_after = yield HostRss()
     notes = _rss_notes(move.have_bytes - reached, rss_before, rss_after)
     if seen.met:
@@ -86,7 +102,7 @@ def _watch(move: Move, have: int, target: int, trip: Trip) -> Steps[_Watch]:
     last_move = yield Clock()
     while True:
         yield Wait(("BALLOON_CHANGE",), POLL_S)
-        actual = (yield Qmp("query-balloon"))["actual"]
+        actual = yield from balloon_bytes()
         now = yield Clock()
         gap = abs(actual - target)
         met = gap < PAGE_BYTES
@@ -104,15 +120,24 @@ def _trouble(state: State, reached: int, moved: bool, seen: _Watch, seconds: str
     if moved:
         why = "the deadline passed" if seen.timed_out else f"it has stood still for {STANDSTILL_S:.0f} s"
         usable = units.format_bytes(reached + state.virtio_mem_bytes)
-        return Trouble("guest", f"the guest came to {usable} in {seconds} ({why}); that is its target now")
-    reason = (
-        "it has no balloon driver, or has not booted far enough to load it"
-        if state.stats.age_s is None
-        else "its driver does not answer"
-    )
-    return Trouble(
-        "guest", f"QEMU accepted the target and nothing moved in {seconds}: {reason}; the target is set back"
-    )
+        detail = f"the guest came to {usable} in {seconds} ({why}); that is its target now"
+        return Trouble("guest", detail, pace.LATER)
+    reason, hint = _NO_DRIVER if state.stats.age_s is None else _DEAF_DRIVER
+    detail = f"QEMU accepted the target and nothing moved in {seconds}: {reason}; the target is set back"
+    return Trouble("guest", detail, hint)
+
+
+def _let_be(state: State, target: int, error: RingfenceError) -> Steps[None]:
+    """Press the guest no further, now that nobody watches it any more: what it has reached becomes its target."""
+    others = state.virtio_mem_bytes
+    try:
+        reached = yield from balloon_bytes()
+        yield request(reached)
+    except RingfenceError:
+        want = units.format_bytes(target + others)
+        error.add_state(f"the balloon's target may be {want}, to which the guest may still move")
+    else:
+        error.add_state(f"the guest came to {units.format_bytes(reached + others)}, which is its target now")
 
 
 def _rss_notes(taken: int, before: int | None, after: int | None) -> tuple[str, ...]:

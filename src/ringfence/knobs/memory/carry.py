@@ -17,6 +17,7 @@ from ringfence.knobs.memory.pace import Seen, Trip, Trouble
 from ringfence.knobs.memory.read import read
 
 _NOTICED_BYTES = units.MIB
+_PENDING_HINT = "set it again when that has come to an end, or --force"
 
 
 class Want(NamedTuple):
@@ -46,16 +47,16 @@ def out(part: Part, choice: Choice, want: Want) -> Steps[Outcome]:
         return Outcome(Verdict.APPLIED, after, notes=("already so", *notes))
     refused = _not_now(state, want.force)
     if refused:
-        return Outcome(Verdict.REFUSED, part, refused.by, refused.detail, notes)
+        return Outcome(Verdict.REFUSED, part, refused.by, refused.detail, notes, refused.hint)
     total = sum(abs(move.bytes) for move in choice.moves)
     deadline = (yield Clock()) + want.timeout_s + (total / want.pace if want.pace else 0.0)
     trip = Trip(deadline, want.pace, total, 0, want.force)
     polling = state.balloon is not None and _needs_stats(state, choice)
     try:
         seen = yield from _go(state, want.bytes, choice, trip, polling)
-    except RingfenceError:
+    except RingfenceError as error:
         if polling:
-            yield from _stop_polling(state)
+            yield from _stop_polling(state, error)
         raise
     if polling and state.balloon:
         yield set_polling(state.balloon.path, state.poll_s)
@@ -83,15 +84,16 @@ def _needs_stats(state: State, choice: Choice) -> bool:
 def _not_now(state: State, force: bool) -> Trouble | None:
     """Why nothing can begin: the guest stands, or an earlier request is still on its way."""
     if state.runstate != "running":
-        return Trouble("guest", f"the VM is {state.runstate}: its guest cannot move before it runs (`cont`)")
+        detail = f"the VM is {state.runstate}: its guest cannot move before it runs (`cont`)"
+        return Trouble("guest", detail, "let it run: ringfence monitor VM cont")
     leaving = [entry.id for entry in state.dimms if entry.leaving]
     if leaving and not force:
-        return Trouble("guest", f"an earlier unplug of {', '.join(leaving)} goes on; wait for its end, or --force")
+        return Trouble("guest", f"an earlier unplug of {', '.join(leaving)} goes on", _PENDING_HINT)
     for device in state.virtio_mems:
         if device.requested_bytes != device.size_bytes and not force:
             asked, has = units.format_bytes(device.requested_bytes), units.format_bytes(device.size_bytes)
-            detail = f"{device.name} is on its way from {has} to {asked}; wait for its end, or --force"
-            return Trouble("guest", detail)
+            detail = f"{device.name} is on its way from {has} to {asked}"
+            return Trouble("guest", detail, _PENDING_HINT)
     return None
 
 
@@ -108,25 +110,25 @@ def _clean_up(state: State) -> Steps[tuple[str, ...]]:
     return tuple(notes)
 
 
-def _stop_polling(state: State) -> Steps[None]:
+def _stop_polling(state: State, error: RingfenceError) -> Steps[None]:
     """Best effort, after an error that is about to be told."""
     try:
         if state.balloon:
             yield set_polling(state.balloon.path, state.poll_s)
     except RingfenceError:
-        return
+        error.add_state(f"its guest is still asked for statistics every {STATS_INTERVAL_S} s")
 
 
 def _go(state: State, want: int, choice: Choice, trip: Trip, polling: bool) -> Steps[Seen]:
     """Make the moves, once the guest's own word is not against it; then see that it uses what it got."""
     if polling and state.balloon:
         yield set_polling(state.balloon.path, STATS_INTERVAL_S)
-        stats = yield from next_stats(state.balloon.path, STATS_INTERVAL_S, (yield WallClock()) - 1)
+        stats = yield from next_stats(state.balloon.path, STATS_INTERVAL_S, (yield WallClock()) - 1, trip.deadline)
         state = state._replace(stats=stats, balloon=state.balloon._replace(poll_s=STATS_INTERVAL_S))
     floor = floor_bytes(state)
     if polling and floor is not None and want < floor and not trip.force:
         error = too_low(want, floor)
-        return Seen(Trouble("ringfence", f"{error}; {error.hint}"))
+        return Seen(Trouble("ringfence", error.message, error.hint))
     plugs = any(move.bytes > 0 and move.via != BALLOON for move in choice.moves)
     before = (yield from online.blocks()) if plugs else None
     notes: tuple[str, ...] = ()
@@ -134,7 +136,7 @@ def _go(state: State, want: int, choice: Choice, trip: Trip, polling: bool) -> S
     now = state
     for move in choice.moves:
         if plugs and before is None and move.via != BALLOON and total is None:
-            total = yield from online.total_bytes(now)
+            total = yield from online.total_bytes(now, trip.deadline)
         seen = yield from _move(now, move, trip, before)
         notes += seen.notes
         if seen.trouble:
@@ -150,7 +152,7 @@ def _go(state: State, want: int, choice: Choice, trip: Trip, polling: bool) -> S
         added = sum(move.bytes for move in choice.moves if move.via == PC_DIMM)
         return Seen((yield from online.settle(before, added)), notes)
     added = sum(move.bytes for move in choice.moves if move.via != BALLOON)
-    seen = yield from online.by_statistics(state, total, added)
+    seen = yield from online.by_statistics(state, total, added, trip.deadline)
     return seen._replace(notes=notes + seen.notes)
 
 
@@ -186,4 +188,4 @@ def _outcome(before: State, after: State, want: int, choice: Choice, seen: Seen)
         return Outcome(Verdict.PARTIAL, part, "guest", detail, notes)
     moved = abs(after.usable_bytes - before.usable_bytes) >= _NOTICED_BYTES
     verdict = Verdict.PARTIAL if moved else Verdict.REFUSED
-    return Outcome(verdict, part, seen.trouble.by, seen.trouble.detail, notes)
+    return Outcome(verdict, part, seen.trouble.by, seen.trouble.detail, notes, seen.trouble.hint)

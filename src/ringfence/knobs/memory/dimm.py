@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from ringfence import units
+from ringfence.core.answers import entries, fields, number
 from ringfence.core.requests import Clock, Qmp, Steps, Wait
 from ringfence.errors import MonitorRefusedError
 from ringfence.knobs.memory import pace
@@ -102,19 +103,20 @@ def plug(state: State, move: Move, trip: Trip, before: Blocks | None) -> Steps[S
     """Plug one after the other. When QEMU refuses a device its backend is removed again."""
     if before is not None and before.block_bytes > DIMM_BLOCK_BYTES and move.bytes % before.block_bytes:
         block = units.format_bytes(before.block_bytes)
-        return Seen(Trouble("ringfence", f"this guest takes memory in multiples of {block} only"))
+        detail = f"this guest takes memory in multiples of {block} only"
+        return Seen(Trouble("ringfence", detail, "choose such a size"))
     start, moved = (yield Clock()), 0
     for new in plugs(state, move, trip.pace):
         backend, device = new.requests()
         try:
             yield backend
         except MonitorRefusedError as refusal:
-            return Seen(Trouble("QEMU", refusal.message))
+            return Seen(pace.refused(refusal))
         try:
             yield device
         except MonitorRefusedError as refusal:
             yield remove(new.backend)
-            return Seen(Trouble("QEMU", refusal.message))
+            return Seen(pace.refused(refusal))
         moved += new.size_bytes
         refused = yield from _refused_plug(new, trip)
         yield trip.progress(moved)
@@ -129,7 +131,7 @@ def _refused_plug(new: Plug, trip: Trip) -> Steps[Trouble | None]:
     start = yield Clock()
     while True:
         event = yield Wait(("ACPI_DEVICE_OST",), POLL_S)
-        info = event["data"]["info"] if event else {}
+        info = fields(event["data"]["info"]) if event else {}
         if info.get("device") == new.id:
             if info["status"] == _OST_DONE:
                 return None
@@ -146,7 +148,7 @@ def unplug(move: Move, trip: Trip) -> Steps[Seen]:
         try:
             yield device
         except MonitorRefusedError as refusal:
-            return Seen(Trouble("QEMU", refusal.message))
+            return Seen(pace.refused(refusal))
         trouble = yield from _wait_gone(dimm, trip)
         if trouble:
             return Seen(trouble)
@@ -170,26 +172,26 @@ def _wait_gone(dimm: Dimm, trip: Trip) -> Steps[Trouble | None]:
             status = _eject_status(event, dimm)
             begun = begun or status == OST_IN_PROGRESS
             if status not in (None, _OST_DONE, OST_IN_PROGRESS):
-                return Trouble(
-                    "guest", f"it refused to give up {dimm.id}: memory in it is in use and cannot be moved"
-                )
-        entries = yield Qmp("query-memory-devices")
-        if all(entry["data"].get("id") != dimm.id for entry in entries):
+                detail = f"it refused to give up {dimm.id}: memory in it is in use and cannot be moved"
+                return Trouble("guest", detail, "a balloon can take as much: memory.target.via=balloon")
+        left = entries((yield Qmp("query-memory-devices")))
+        if all(fields(entry["data"]).get("id") != dimm.id for entry in left):
             return None
         now = yield Clock()
         if now > trip.deadline or (not begun and now > start + _SILENCE_S):
-            return Trouble("guest", f"no answer to the unplug of {dimm.id}; it may still go later")
+            detail = f"no answer to the unplug of {dimm.id}; it may still go later"
+            return Trouble("guest", detail, "set it again when the guest has booted, or is less busy")
 
 
 def _eject_status(event: Mapping[str, Any], dimm: Dimm) -> int | str | None:
     """What an event says of the unplug of `dimm`, None when it says nothing of it."""
-    data = event["data"]
+    data = fields(event["data"])
     if event["event"] != "ACPI_DEVICE_OST":
         about = data.get("device") == dimm.id or data.get("path") == f"/machine/peripheral/{dimm.id}"
         return event["event"] if about and event["event"] != "DEVICE_DELETED" else None
-    info = data["info"]
+    info = fields(data["info"])
     about = info.get("slot-type") == "DIMM" and info.get("slot") == str(dimm.slot)
-    return int(info["status"]) if about and info["source"] == OST_EJECT else None
+    return number(info["status"]) if about and info["source"] == OST_EJECT else None
 
 
 def _release(backend: Qmp) -> Steps[Trouble | None]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ringfence import units
+from ringfence.core.answers import ILL_FORMED, entries, fields, number
 from ringfence.core.requests import Agent, Clock, Steps, Wait, WallClock
 from ringfence.errors import GuestError
 from ringfence.knobs.memory.balloon import STATS_INTERVAL_S, next_stats, set_polling
@@ -37,12 +38,12 @@ class Blocks(NamedTuple):
 def blocks() -> Steps[Blocks | None]:
     """The guest's memory blocks; None when it has no agent, or one that cannot tell."""
     try:
-        size = yield Agent("guest-get-memory-block-info", timeout_s=2.0)
-        found = yield Agent("guest-get-memory-blocks")
-    except GuestError:
+        size = number(fields((yield Agent("guest-get-memory-block-info", timeout_s=2.0)))["size"])
+        found = entries((yield Agent("guest-get-memory-blocks")))
+        online = frozenset(number(entry["phys-index"]) for entry in found if entry["online"])
+        return Blocks(size, online, frozenset(number(entry["phys-index"]) for entry in found) - online)
+    except (GuestError, *ILL_FORMED):
         return None
-    online = frozenset(entry["phys-index"] for entry in found if entry["online"])
-    return Blocks(size["size"], online, frozenset(entry["phys-index"] for entry in found) - online)
 
 
 def bring_online(before: Blocks) -> Steps[bool]:
@@ -76,29 +77,30 @@ def settle(before: Blocks, added: int) -> Steps[Trouble | None]:
         if (yield Clock()) - start > _SETTLE_S:
             missing = units.format_bytes(max(offline, added - used))
             how = "and would not bring it online" if asked else "and does not see it"
-            return Trouble("guest", f"QEMU has plugged it, the guest does not use {missing} of it {how}")
+            detail = f"QEMU has plugged it, the guest does not use {missing} of it {how}"
+            return Trouble("guest", detail, "boot the guest with memhp_default_state=online_movable")
         yield Wait((), POLL_S)
 
 
-def total_bytes(state: State) -> Steps[int | None]:
+def total_bytes(state: State, deadline: float) -> Steps[int | None]:
     """The guest's own word for all its memory, by the balloon's statistics; None without them."""
     if not state.balloon:
         return None
     path = state.balloon.path
     if not state.poll_s:
         yield set_polling(path, STATS_INTERVAL_S)
-    stats = yield from next_stats(path, state.poll_s or STATS_INTERVAL_S, (yield WallClock()))
+    stats = yield from next_stats(path, state.poll_s or STATS_INTERVAL_S, (yield WallClock()), deadline)
     if not state.poll_s:
         yield set_polling(path, 0)
     return stats.total_bytes
 
 
-def by_statistics(state: State, before: int | None, added: int) -> Steps[Seen]:
+def by_statistics(state: State, before: int | None, added: int, deadline: float) -> Steps[Seen]:
     """As `settle`, for a guest without an agent.
 
     :param before: its total before `added` bytes were plugged; None when it was not told.
     """
-    now = None if before is None else (yield from total_bytes(state))
+    now = None if before is None else (yield from total_bytes(state, deadline))
     if before is None or now is None:
         return Seen(None, ("neither agent nor statistics: whether the guest uses the new memory is not known",))
     used = now - before
@@ -109,5 +111,6 @@ def by_statistics(state: State, before: int | None, added: int) -> Steps[Seen]:
             "guest",
             f"QEMU has plugged {units.format_bytes(added)}, the guest uses {units.format_bytes(max(0, used))}"
             " of it; its agent could bring it online",
+            "run qemu-guest-agent in the guest, or boot it with memhp_default_state=online_movable",
         )
     )

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from ringfence import units
 from ringfence.core.requests import Clock, Progress, Steps, Wait
+from ringfence.errors import MonitorRefusedError
 
 POLL_S = 0.1
 STANDSTILL_S = 5.0
@@ -36,10 +37,15 @@ class Trip(NamedTuple):
 
 
 class Trouble(NamedTuple):
-    """Why a move ended before its end. :param by: who is to blame: `guest`, `QEMU` or `ringfence`."""
+    """Why a move ended before its end.
+
+    :param by: who is to blame: `guest`, `QEMU` or `ringfence`.
+    :param hint: what to do next; empty when there is nothing to say.
+    """
 
     by: str
     detail: str
+    hint: str = ""
 
 
 class Seen(NamedTuple):
@@ -47,6 +53,14 @@ class Seen(NamedTuple):
 
     trouble: Trouble | None
     notes: tuple[str, ...] = ()
+
+
+LATER = "set the rest once the guest uses less, or with a longer --timeout"
+
+
+def refused(refusal: MonitorRefusedError) -> Trouble:
+    """QEMU answered with an error."""
+    return Trouble("QEMU", refusal.message, refusal.hint)
 
 
 def stops(have: int, want: int, largest: int, *, pace: int | None = None, block: int = 1) -> list[int]:

@@ -10,7 +10,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ringfence import units
+from ringfence.core.answers import number
 from ringfence.core.requests import Clock, Qmp, Steps, Wait, WallClock
+from ringfence.errors import MonitorRefusedError, RingfenceError
 from ringfence.knobs.memory import pace
 from ringfence.knobs.memory.balloon import STATS_INTERVAL_S, next_stats
 from ringfence.knobs.memory.choose import Move
@@ -54,14 +56,21 @@ def move(state: State, move: Move, trip: Trip, before: Blocks | None) -> Steps[S
             trouble = yield from _refuse_to_press(state, reached - size, trip, first=first)
             if trouble:
                 return Seen(trouble)
-        yield request(device, size)
-        seen = yield from _follow(device, move, reached, size, trip, before)
-        moved = abs(seen.size_bytes - move.have_bytes)
+        try:
+            yield request(device, size)
+            seen = yield from _follow(device, move, reached, size, trip, before)
+            moved = abs(seen.size_bytes - move.have_bytes)
+            if seen.met:
+                yield from pace.wait(trip, moved, start)
+        except MonitorRefusedError as refusal:
+            return Seen(pace.refused(refusal))
+        except RingfenceError as error:
+            yield from _let_be(device, size, error)
+            raise
         if not seen.met:
             yield request(device, seen.size_bytes)
             return Seen(_trouble(device, moved, seen, (yield Clock()) - start))
         reached = size
-        yield from pace.wait(trip, moved, start)
     return Seen(None)
 
 
@@ -88,17 +97,16 @@ def _refuse_to_press(state: State, less: int, trip: Trip, *, first: bool) -> Ste
     if state.balloon:
         interval = state.balloon.poll_s or STATS_INTERVAL_S
         since = (yield WallClock()) - (interval if first else 0)
-        stats = yield from next_stats(state.balloon.path, interval, since)
+        stats = yield from next_stats(state.balloon.path, interval, since, trip.deadline)
         if stats.age_s is not None and stats.age_s <= 3 * interval + 2:
             available = stats.available_bytes
+    hint = "--force takes it all the same"
     if available is None:
-        return Trouble(
-            "ringfence", "the guest does not say what it can spare, and taking too much kills its processes"
-        )
+        detail = "the guest does not say what it can spare, and taking too much kills its processes"
+        return Trouble("ringfence", detail, hint)
     if available - GUEST_RESERVE_BYTES < less:
-        return Trouble(
-            "ringfence", f"the guest has {units.format_bytes(available)} left: less would kill its processes"
-        )
+        detail = f"the guest has {units.format_bytes(available)} left: less would kill its processes"
+        return Trouble("ringfence", detail, hint)
     return None
 
 
@@ -121,7 +129,7 @@ def _watch(device: VirtioMem, move: Move, have: int, size: int, trip: Trip, stan
     last_move = yield Clock()
     while True:
         yield Wait(("MEMORY_DEVICE_SIZE_CHANGE",), POLL_S)
-        reached = yield qom_get(device.path, "size")
+        reached = yield from _size(device)
         now = yield Clock()
         gap = abs(reached - size)
         yield trip.progress(max(0, abs(move.bytes) - abs(reached - move.want_bytes)))
@@ -134,6 +142,21 @@ def _watch(device: VirtioMem, move: Move, have: int, size: int, trip: Trip, stan
             return _Watch(reached, False, timed_out)
 
 
+def _size(device: VirtioMem) -> Steps[int]:
+    return number((yield qom_get(device.path, "size")))
+
+
+def _let_be(device: VirtioMem, wanted: int, error: RingfenceError) -> Steps[None]:
+    """Press the guest no further, now that nobody watches it any more: what it has reached becomes the request."""
+    try:
+        reached = yield from _size(device)
+        yield request(device, reached)
+    except RingfenceError:
+        error.add_state(f"{units.format_bytes(wanted)} may still be requested of {device.name}")
+    else:
+        error.add_state(f"{device.name} came to {units.format_bytes(reached)}, which is what is requested now")
+
+
 def _trouble(device: VirtioMem, moved: int, seen: _Watch, seconds: float) -> Trouble:
     how = f"in {units.format_seconds(round(seconds, 1))}"
     if not moved:
@@ -141,7 +164,9 @@ def _trouble(device: VirtioMem, moved: int, seen: _Watch, seconds: float) -> Tro
             "guest",
             f"QEMU accepted the request and {device.name} did not move {how}: the guest has no virtio-mem driver,"
             " or cannot; the request is taken back",
+            "Linux's driver is the module virtio_mem",
         )
     why = "the deadline passed" if seen.timed_out else f"it has stood still for {STANDSTILL_S:.0f} s"
     size = units.format_bytes(seen.size_bytes)
-    return Trouble("guest", f"{device.name} came to {size} {how} ({why}); that is what is requested now")
+    detail = f"{device.name} came to {size} {how} ({why}); that is what is requested now"
+    return Trouble("guest", detail, pace.LATER)
