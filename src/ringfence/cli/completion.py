@@ -78,7 +78,10 @@ def _key_split_off(before: Sequence[str]) -> str:
 
 
 def _keys(vm: Vm | None, incomplete: str) -> Iterator[tuple[str, str]]:
-    """Every key, with this VM's disks or the one that is being typed; the rarer ones once what they belong to is."""
+    """Every key that can be set, with this VM's disks or the one that is being typed.
+
+    The rarer ones come once a disk, or the part up to the dot, was typed.
+    """
     from ringfence.knobs.registry import rows
 
     typed = incomplete.split(".")
@@ -88,7 +91,7 @@ def _keys(vm: Vm | None, incomplete: str) -> Iterator[tuple[str, str]]:
         if row.read_only:
             continue
         if "<disk>" not in row.key:
-            if row.main or len(typed) > 1:
+            if row.main or "." in incomplete:
                 yield row.key, row.help
         elif row.main or disk_typed:
             yield from ((row.key.replace("<disk>", disk), row.help) for disk in disks)
@@ -96,6 +99,7 @@ def _keys(vm: Vm | None, incomplete: str) -> Iterator[tuple[str, str]]:
 
 def _values(key: str, vm: Vm | None) -> list[str]:
     """What is known of a key's values; the figures in between are the user's to know."""
+    from ringfence.knobs.memory.choose import START_WITH
     from ringfence.knobs.registry import parse_key
     from ringfence.units import MIB
 
@@ -103,8 +107,6 @@ def _values(key: str, vm: Vm | None) -> list[str]:
     if row.lifts:
         return ["unlimited"]
     if row.key == "memory.target.via":
-        from ringfence.knobs.memory.choose import START_WITH
-
         return list(START_WITH)
     if vm is None:
         return []

@@ -56,17 +56,14 @@ def run(
     qemu = qemu or launch.installed_qemu()
     memory_bytes = units.parse(units.BYTES, memory)
     virtio_mem_bytes = units.parse(units.BYTES, virtio_mem) if virtio_mem else 0
+    roomy_bytes = max(4 * memory_bytes, memory_bytes + virtio_mem_bytes)
     backend = launch.object_properties(qemu, launch.RAM_BACKEND) if virtio_mem_bytes else ()
     chosen = accelerators.choose(qemu, accel)
     options = launch.VmOptions(
         name=name,
         files=_files(name),
         memory_bytes=memory_bytes,
-        memory_max_bytes=(
-            units.parse(units.BYTES, max_memory)
-            if max_memory
-            else max(4 * memory_bytes, memory_bytes + virtio_mem_bytes)
-        ),
+        memory_max_bytes=units.parse(units.BYTES, max_memory) if max_memory else roomy_bytes,
         virtio_mem_bytes=virtio_mem_bytes,
         qemu=qemu,
         machine=machine,

@@ -52,7 +52,7 @@ class PluggedGuest:
         self.dimm_answer, self.busy_backend, self.polling, self.used = "gone", 0, 0, 100 * MIB
         self.offline: set[int] = set()
         self.ospm: dict[int, tuple[int, int]] = {}
-        self.nodes = [0]
+        self.nodes, self.shared = [0], [""]
         self.runstate = "running"
         self.extra_devices: list[str] = []
         self.script = PaperVm(
@@ -65,7 +65,6 @@ class PluggedGuest:
                 "query-memory-devices": self.memory_devices,
                 "query-acpi-ospm-status": self.ospm_status,
                 "query-hotpluggable-cpus": lambda _: [{"props": {"node-id": n}} for n in self.nodes],
-                "query-memdev": [{"id": "pc.ram", "share": False}],
                 "query-balloon": lambda _: {"actual": self.boot + self.dimm_bytes - self.ballooned},
                 "balloon": self.balloon,
                 "object-add": self.object_add,
@@ -104,6 +103,8 @@ class PluggedGuest:
         name = arguments["property"]
         if name == "memory":
             return {"size": self.boot, "max-size": self.maximum, "slots": self.slots}
+        if name in ("share", "hugetlb"):
+            return arguments["path"] in self.shared and name == "share"
         if name == "size":
             return self.vmem_moves()
         if name == "guest-stats-polling-interval":
@@ -677,9 +678,10 @@ def test_dimms_are_spread_over_the_nodes_of_a_vm_that_has_several() -> None:
 
 def test_memory_beside_shared_memory_is_shared_too() -> None:
     guest = PluggedGuest(virtio_mem=0)
-    guest.script.answers["query-memdev"] = [{"id": "m0", "share": True}]
+    guest.objects["m0"], guest.shared = "memory-backend-file", ["/objects/m0"]
+    guest.script.answers["qom-get"] = lambda a: "/dev/shm/m0" if a["property"] == "mem-path" else guest.qom_get(a)
     guest.set(GIB)
-    assert guest.objects == {"ringfence-mem-0": "memory-backend-memfd"}
+    assert guest.objects["ringfence-mem-0"] == "memory-backend-memfd"
 
 
 def test_every_event_that_is_waited_for_is_listened_to() -> None:
@@ -734,15 +736,29 @@ def test_a_guest_that_stands_is_asked_for_nothing(target: int) -> None:
 
 def test_an_error_in_between_leaves_no_polling_behind() -> None:
     guest = PluggedGuest()
-    guest.script.answers["balloon"] = MonitorRefusedError("no", hint="ask it")
-    outcome = guest.set(256 * MIB)
-    assert (outcome.verdict, outcome.by, outcome.hint) == (Verdict.REFUSED, "QEMU", "ask it")
-    assert guest.polling == 0
     guest.script.answers["balloon"] = MonitorGoneError("gone")
-    with pytest.raises(MonitorGoneError) as caught:
+    with pytest.raises(MonitorGoneError):
         guest.set(256 * MIB)
     assert guest.polling == 0
-    assert "target may be 256 MiB" in caught.value.state
+
+
+def test_an_interruption_leaves_virtio_mem_at_what_it_reached() -> None:
+    guest = PluggedGuest()
+    guest.vmem_size = guest.vmem_requested = 2 * GIB
+    plain = guest.qom_get
+
+    def stop(arguments: Any) -> Any:
+        if arguments["property"] == "size" and guest.vmem_size <= GIB:
+            guest.script.answers["qom-get"] = plain
+            raise InterruptError("enough")
+        return plain(arguments)
+
+    guest.script.answers["qom-get"] = stop
+    with pytest.raises(InterruptError) as caught:
+        guest.set(512 * MIB)
+    assert guest.vmem_requested == guest.vmem_size < GIB + 1
+    assert "which is what is requested now" in caught.value.state
+    assert guest.polling == 0
 
 
 def test_statistics_that_cannot_be_switched_off_after_an_error_are_told() -> None:
@@ -758,26 +774,6 @@ def test_statistics_that_cannot_be_switched_off_after_an_error_are_told() -> Non
     with pytest.raises(MonitorGoneError, match="gone") as caught:
         guest.set(256 * MIB)
     assert "still asked for statistics every 1 s" in caught.value.state
-
-
-def test_an_error_on_the_way_leaves_virtio_mem_where_it_has_come() -> None:
-    guest = PluggedGuest()
-    plain, looks = guest.qom_get, iter(range(100))
-
-    def breaks(arguments: Any) -> Any:
-        if arguments["property"] == "size" and next(looks) == 2:
-            raise InterruptError("by hand")
-        return (
-            guest.vmem_size
-            if arguments["property"] == "size" and guest.vmem_size == 256 * MIB
-            else plain(arguments)
-        )
-
-    guest.script.answers["qom-get"] = breaks
-    with pytest.raises(InterruptError) as caught:
-        guest.set(GIB)
-    assert guest.vmem_requested == guest.vmem_size == 256 * MIB
-    assert "vm0 came to 256 MiB, which is what is requested now" in caught.value.state
 
 
 def test_an_error_behind_an_unplug_tells_that_the_dimm_may_still_go() -> None:
@@ -796,11 +792,18 @@ def test_an_error_behind_an_unplug_tells_that_the_dimm_may_still_go() -> None:
     assert "asked to give up ringfence-dimm-0, and may still do so" in caught.value.state
 
 
-def test_an_agent_that_answers_nonsense_counts_as_none() -> None:
+def test_a_request_that_qemu_refuses() -> None:
+    guest = PluggedGuest()
+    guest.script.answers["qom-set"] = MonitorRefusedError("no")
+    outcome = guest.set(GIB)
+    assert (outcome.verdict, outcome.by, outcome.detail) == (Verdict.REFUSED, "QEMU", "no")
+
+
+@pytest.mark.parametrize("answer", [None, [], {"size": "big"}, {}])
+def test_nonsense_of_the_agent_is_no_answer(answer: object) -> None:
     guest = PluggedGuest(virtio_mem=0)
-    guest.script.answers["guest-get-memory-blocks"] = [{"phys-index": "x"}]
+    guest.script.answers["guest-get-memory-block-info"] = answer
     assert guest.set(GIB).verdict is Verdict.APPLIED
-    assert guest.polling == 0
 
 
 def test_a_host_that_gets_nothing_back_is_told() -> None:

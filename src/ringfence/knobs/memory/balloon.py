@@ -7,28 +7,26 @@ Sources: QEMU qapi/machine.json (balloon, query-balloon, BALLOON_CHANGE).
 
 from __future__ import annotations
 
-from math import inf
 from typing import NamedTuple
 
 from ringfence import units
-from ringfence.core.answers import fields, number
 from ringfence.core.requests import Clock, HostRss, Qmp, Steps, Wait, WallClock
 from ringfence.errors import MonitorRefusedError, RingfenceError
 from ringfence.knobs.memory import pace
 from ringfence.knobs.memory.choose import Move
 from ringfence.knobs.memory.ledger import PAGE_BYTES, State, Stats
 from ringfence.knobs.memory.pace import POLL_S, STANDSTILL_S, Seen, Trip, Trouble
-from ringfence.knobs.memory.read import read_stats
+from ringfence.knobs.memory.read import balloon_bytes, read_stats
 
 STATS_INTERVAL_S = 1
-_NOTICED_MOVE_BYTES = units.MIB
-_TELLING_BYTES = 64 * units.MIB
-"""A shrink by less may well hide in the noise of a process's resident memory."""
 _NO_DRIVER = (
     "it has no balloon driver, or has not booted far enough to load it",
     "set it again once the guest has booted; Linux's driver is the module virtio_balloon",
 )
 _DEAF_DRIVER = ("its driver does not answer", "see on the guest's console whether it hangs")
+_NOTICED_MOVE_BYTES = units.MIB
+_TELLING_BYTES = 64 * units.MIB
+"""A shrink by less may well hide in the noise of a process's resident memory."""
 
 
 def targets(move: Move, pace_bytes_per_s: int | None) -> list[int]:
@@ -47,26 +45,18 @@ def set_polling(path: str, interval_s: int) -> Qmp:
     return Qmp("qom-set", {"path": path, "property": "guest-stats-polling-interval", "value": interval_s})
 
 
-def restore_polling(path: str, poll_s: int, error: RingfenceError) -> Steps[None]:
-    """Statistics as they were, although `error` ended the change; where that fails, `error` tells."""
-    try:
-        yield set_polling(path, poll_s)
-    except RingfenceError:
-        error.add_state(f"its guest is still asked for statistics every {STATS_INTERVAL_S} s")
-
-
-def next_stats(path: str, interval_s: int, since_s: float, deadline: float = inf) -> Steps[Stats]:
+def next_stats(path: str, interval_s: int, since_s: float, deadline: float) -> Steps[Stats]:
     """Statistics from after `since_s` of the wall clock; without a driver those that there are, or none.
 
-    :param deadline: on the monotonic clock; they come within two intervals, or not at all.
+    :param deadline: on the monotonic clock; they come within two intervals, or there is no driver.
     """
-    until = min(deadline, (yield Clock()) + 2.5 * interval_s)
+    start = yield Clock()
     while True:
         stats = yield from read_stats(path)
         wall, now = (yield WallClock()), (yield Clock())
         # QEMU tells whole seconds: what is of the same one may be from before.
         fresh = stats.age_s is not None and wall - stats.age_s >= int(since_s) + 1
-        if fresh or now > until:
+        if fresh or now > min(deadline, start + 2.5 * interval_s):
             return stats
         yield Wait((), POLL_S)
 
@@ -79,21 +69,18 @@ def move(state: State, move: Move, trip: Trip) -> Steps[Seen]:
     for target in targets(move, trip.pace):
         try:
             yield request(target)
+            seen = yield from _watch(move, reached, target, trip)
+            reached = seen.actual_bytes
+            if seen.met:
+                yield from pace.wait(trip, abs(target - move.have_bytes), start)
         except MonitorRefusedError as refusal:
             return Seen(pace.refused(refusal))
         except RingfenceError as error:
             yield from _let_be(state, target, error)
             raise
-        try:
-            seen = yield from _watch(move, reached, target, trip)
-            reached = seen.actual_bytes
-            if not seen.met:
-                yield request(reached)
-                break
-            yield from pace.wait(trip, abs(target - move.have_bytes), start)
-        except RingfenceError as error:
-            yield from _let_be(state, target, error)
-            raise
+        if not seen.met:
+            yield request(reached)
+            break
     rss_after = yield HostRss()
     notes = _rss_notes(move.have_bytes - reached, rss_before, rss_after)
     if seen.met:
@@ -110,16 +97,12 @@ class _Watch(NamedTuple):
     timed_out: bool
 
 
-def _query() -> Steps[int]:
-    return number(fields((yield Qmp("query-balloon")))["actual"])
-
-
 def _watch(move: Move, have: int, target: int, trip: Trip) -> Steps[_Watch]:
     best = abs(have - target)
     last_move = yield Clock()
     while True:
         yield Wait(("BALLOON_CHANGE",), POLL_S)
-        actual = yield from _query()
+        actual = yield from balloon_bytes()
         now = yield Clock()
         gap = abs(actual - target)
         met = gap < PAGE_BYTES
@@ -138,7 +121,7 @@ def _trouble(state: State, reached: int, moved: bool, seen: _Watch, seconds: str
         why = "the deadline passed" if seen.timed_out else f"it has stood still for {STANDSTILL_S:.0f} s"
         usable = units.format_bytes(reached + state.virtio_mem_bytes)
         detail = f"the guest came to {usable} in {seconds} ({why}); that is its target now"
-        return Trouble("guest", detail, "set the rest once the guest uses less, or with a longer --timeout")
+        return Trouble("guest", detail, pace.LATER)
     reason, hint = _NO_DRIVER if state.stats.age_s is None else _DEAF_DRIVER
     detail = f"QEMU accepted the target and nothing moved in {seconds}: {reason}; the target is set back"
     return Trouble("guest", detail, hint)
@@ -146,15 +129,15 @@ def _trouble(state: State, reached: int, moved: bool, seen: _Watch, seconds: str
 
 def _let_be(state: State, target: int, error: RingfenceError) -> Steps[None]:
     """Press the guest no further, now that nobody watches it any more: what it has reached becomes its target."""
-    plugged = state.virtio_mem_bytes
+    others = state.virtio_mem_bytes
     try:
-        reached = yield from _query()
+        reached = yield from balloon_bytes()
         yield request(reached)
     except RingfenceError:
-        wanted = units.format_bytes(target + plugged)
-        error.add_state(f"the balloon's target may be {wanted}, to which the guest may still move")
+        want = units.format_bytes(target + others)
+        error.add_state(f"the balloon's target may be {want}, to which the guest may still move")
     else:
-        error.add_state(f"the guest came to {units.format_bytes(reached + plugged)}, which is its target now")
+        error.add_state(f"the guest came to {units.format_bytes(reached + others)}, which is its target now")
 
 
 def _rss_notes(taken: int, before: int | None, after: int | None) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from ringfence.core.knob import Outcome, Part, Verdict
 from ringfence.core.requests import Clock, Qmp, Steps, WallClock
 from ringfence.errors import MonitorRefusedError, RingfenceError
 from ringfence.knobs.memory import balloon, dimm, online, virtio_mem
-from ringfence.knobs.memory.balloon import STATS_INTERVAL_S, next_stats, restore_polling, set_polling
+from ringfence.knobs.memory.balloon import STATS_INTERVAL_S, next_stats, set_polling
 from ringfence.knobs.memory.choose import BALLOON, PC_DIMM, VIRTIO_MEM, Choice, Move, too_low
 from ringfence.knobs.memory.ledger import PAGE_BYTES, State, floor_bytes
 from ringfence.knobs.memory.online import Blocks
@@ -17,7 +17,7 @@ from ringfence.knobs.memory.pace import Seen, Trip, Trouble
 from ringfence.knobs.memory.read import read
 
 _NOTICED_BYTES = units.MIB
-_WAIT_HINT = "wait for its end, or --force"
+_PENDING_HINT = "set it again when that has come to an end, or --force"
 
 
 class Want(NamedTuple):
@@ -55,8 +55,8 @@ def out(part: Part, choice: Choice, want: Want) -> Steps[Outcome]:
     try:
         seen = yield from _go(state, want.bytes, choice, trip, polling)
     except RingfenceError as error:
-        if polling and state.balloon:
-            yield from restore_polling(state.balloon.path, state.poll_s, error)
+        if polling:
+            yield from _stop_polling(state, error)
         raise
     if polling and state.balloon:
         yield set_polling(state.balloon.path, state.poll_s)
@@ -88,11 +88,12 @@ def _not_now(state: State, force: bool) -> Trouble | None:
         return Trouble("guest", detail, "let it run: ringfence monitor VM cont")
     leaving = [entry.id for entry in state.dimms if entry.leaving]
     if leaving and not force:
-        return Trouble("guest", f"an earlier unplug of {', '.join(leaving)} goes on", _WAIT_HINT)
+        return Trouble("guest", f"an earlier unplug of {', '.join(leaving)} goes on", _PENDING_HINT)
     for device in state.virtio_mems:
         if device.requested_bytes != device.size_bytes and not force:
             asked, has = units.format_bytes(device.requested_bytes), units.format_bytes(device.size_bytes)
-            return Trouble("guest", f"{device.name} is on its way from {has} to {asked}", _WAIT_HINT)
+            detail = f"{device.name} is on its way from {has} to {asked}"
+            return Trouble("guest", detail, _PENDING_HINT)
     return None
 
 
@@ -109,12 +110,20 @@ def _clean_up(state: State) -> Steps[tuple[str, ...]]:
     return tuple(notes)
 
 
+def _stop_polling(state: State, error: RingfenceError) -> Steps[None]:
+    """Best effort, after an error that is about to be told."""
+    try:
+        if state.balloon:
+            yield set_polling(state.balloon.path, state.poll_s)
+    except RingfenceError:
+        error.add_state(f"its guest is still asked for statistics every {STATS_INTERVAL_S} s")
+
+
 def _go(state: State, want: int, choice: Choice, trip: Trip, polling: bool) -> Steps[Seen]:
     """Make the moves, once the guest's own word is not against it; then see that it uses what it got."""
     if polling and state.balloon:
         yield set_polling(state.balloon.path, STATS_INTERVAL_S)
-        path, since = state.balloon.path, (yield WallClock()) - 1
-        stats = yield from next_stats(path, STATS_INTERVAL_S, since, trip.deadline)
+        stats = yield from next_stats(state.balloon.path, STATS_INTERVAL_S, (yield WallClock()) - 1, trip.deadline)
         state = state._replace(stats=stats, balloon=state.balloon._replace(poll_s=STATS_INTERVAL_S))
     floor = floor_bytes(state)
     if polling and floor is not None and want < floor and not trip.force:
@@ -127,7 +136,7 @@ def _go(state: State, want: int, choice: Choice, trip: Trip, polling: bool) -> S
     now = state
     for move in choice.moves:
         if plugs and before is None and move.via != BALLOON and total is None:
-            total = yield from online.total_bytes(now)
+            total = yield from online.total_bytes(now, trip.deadline)
         seen = yield from _move(now, move, trip, before)
         notes += seen.notes
         if seen.trouble:
@@ -143,7 +152,7 @@ def _go(state: State, want: int, choice: Choice, trip: Trip, polling: bool) -> S
         added = sum(move.bytes for move in choice.moves if move.via == PC_DIMM)
         return Seen((yield from online.settle(before, added)), notes)
     added = sum(move.bytes for move in choice.moves if move.via != BALLOON)
-    seen = yield from online.by_statistics(state, total, added)
+    seen = yield from online.by_statistics(state, total, added, trip.deadline)
     return seen._replace(notes=notes + seen.notes)
 
 
@@ -176,7 +185,7 @@ def _outcome(before: State, after: State, want: int, choice: Choice, seen: Seen)
         if abs(after.usable_bytes - want) < PAGE_BYTES:
             return Outcome(Verdict.APPLIED, part, notes=notes)
         detail = f"it was met, and is {units.format_bytes(after.usable_bytes)} since"
-        return Outcome(Verdict.PARTIAL, part, "guest", detail, notes, "see what else moves it, and set it again")
+        return Outcome(Verdict.PARTIAL, part, "guest", detail, notes)
     moved = abs(after.usable_bytes - before.usable_bytes) >= _NOTICED_BYTES
     verdict = Verdict.PARTIAL if moved else Verdict.REFUSED
     return Outcome(verdict, part, seen.trouble.by, seen.trouble.detail, notes, seen.trouble.hint)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from ringfence import units
-from ringfence.core.answers import entries, fields
+from ringfence.core.answers import entries, fields, number
 from ringfence.core.requests import Clock, Qmp, Steps, Wait
 from ringfence.errors import MonitorRefusedError, RingfenceError
 from ringfence.knobs.memory import pace
@@ -104,7 +104,7 @@ def plug(state: State, move: Move, trip: Trip, before: Blocks | None) -> Steps[S
     if before is not None and before.block_bytes > DIMM_BLOCK_BYTES and move.bytes % before.block_bytes:
         block = units.format_bytes(before.block_bytes)
         detail = f"this guest takes memory in multiples of {block} only"
-        return Seen(Trouble("ringfence", detail, f"add a multiple of {block}"))
+        return Seen(Trouble("ringfence", detail, "choose such a size"))
     start, moved = (yield Clock()), 0
     for new in plugs(state, move, trip.pace):
         backend, device = new.requests()
@@ -117,9 +117,6 @@ def plug(state: State, move: Move, trip: Trip, before: Blocks | None) -> Steps[S
         except MonitorRefusedError as refusal:
             yield remove(new.backend)
             return Seen(pace.refused(refusal))
-        except RingfenceError as error:
-            error.add_state(f"{new.id} may be plugged; if not, the next change removes its backend {new.backend}")
-            raise
         moved += new.size_bytes
         refused = yield from _refused_plug(new, trip)
         yield trip.progress(moved)
@@ -134,12 +131,11 @@ def _refused_plug(new: Plug, trip: Trip) -> Steps[Trouble | None]:
     start = yield Clock()
     while True:
         event = yield Wait(("ACPI_DEVICE_OST",), POLL_S)
-        info = event["data"]["info"] if event else {}
+        info = fields(event["data"]["info"]) if event else {}
         if info.get("device") == new.id:
             if info["status"] == _OST_DONE:
                 return None
-            detail = f"QEMU has plugged {new.id}, and the guest refused it (_OST {info['status']})"
-            return Trouble("guest", detail, "the guest's log may tell why; a lower memory.target unplugs it")
+            return Trouble("guest", f"QEMU has plugged {new.id}, and the guest refused it (_OST {info['status']})")
         if (yield Clock()) > min(trip.deadline, start + _TAKEN_S):
             return None
 
@@ -180,29 +176,26 @@ def _wait_gone(dimm: Dimm, trip: Trip) -> Steps[Trouble | None]:
             status = _eject_status(event, dimm)
             begun = begun or status == OST_IN_PROGRESS
             if status not in (None, _OST_DONE, OST_IN_PROGRESS):
-                return Trouble(
-                    "guest",
-                    f"it refused to give up {dimm.id}: memory in it is in use and cannot be moved",
-                    "memory.target.via=balloon takes memory page by page",
-                )
-        devices = entries((yield Qmp("query-memory-devices")))
-        if all(fields(entry["data"]).get("id") != dimm.id for entry in devices):
+                detail = f"it refused to give up {dimm.id}: memory in it is in use and cannot be moved"
+                return Trouble("guest", detail, "a balloon can take as much: memory.target.via=balloon")
+        left = entries((yield Qmp("query-memory-devices")))
+        if all(fields(entry["data"]).get("id") != dimm.id for entry in left):
             return None
         now = yield Clock()
         if now > trip.deadline or (not begun and now > start + _SILENCE_S):
             detail = f"no answer to the unplug of {dimm.id}; it may still go later"
-            return Trouble("guest", detail, "see whether the guest has booted and does not hang")
+            return Trouble("guest", detail, "set it again when the guest has booted, or is less busy")
 
 
 def _eject_status(event: Mapping[str, Any], dimm: Dimm) -> int | str | None:
     """What an event says of the unplug of `dimm`, None when it says nothing of it."""
-    data = event["data"]
+    data = fields(event["data"])
     if event["event"] != "ACPI_DEVICE_OST":
         about = data.get("device") == dimm.id or data.get("path") == f"/machine/peripheral/{dimm.id}"
         return event["event"] if about and event["event"] != "DEVICE_DELETED" else None
-    info = data["info"]
+    info = fields(data["info"])
     about = info.get("slot-type") == "DIMM" and info.get("slot") == str(dimm.slot)
-    return int(info["status"]) if about and info["source"] == OST_EJECT else None
+    return number(info["status"]) if about and info["source"] == OST_EJECT else None
 
 
 def _release(backend: Qmp) -> Steps[Trouble | None]:
@@ -214,8 +207,7 @@ def _release(backend: Qmp) -> Steps[Trouble | None]:
         except MonitorRefusedError as refusal:
             if (yield Clock()) - start > _RELEASE_S:
                 name = backend.arguments["id"]
-                detail = f"the DIMM is gone, its backend {name} is not: {refusal.message}"
-                return Trouble("QEMU", detail, "the next change of memory.target removes it")
+                return Trouble("QEMU", f"the DIMM is gone, its backend {name} is not: {refusal.message}")
             yield Wait((), POLL_S)
         else:
             return None

@@ -13,17 +13,13 @@ from typing import NamedTuple
 from ringfence import units
 from ringfence.core.answers import ILL_FORMED, entries, fields, number
 from ringfence.core.requests import Agent, Clock, Steps, Wait, WallClock
-from ringfence.errors import GuestError, RingfenceError
-from ringfence.knobs.memory.balloon import STATS_INTERVAL_S, next_stats, restore_polling, set_polling
+from ringfence.errors import GuestError
+from ringfence.knobs.memory.balloon import STATS_INTERVAL_S, next_stats, set_polling
 from ringfence.knobs.memory.ledger import State
 from ringfence.knobs.memory.pace import POLL_S, Seen, Trouble
 
 _SETTLE_S = 5.0
 """A guest under emulation shows a new DIMM after 0.6 s, and brings it online at once or not at all."""
-_OFFLINE_HINT = (
-    "run qemu-guest-agent in the guest, or there: "
-    "echo online_movable > /sys/devices/system/memory/auto_online_blocks"
-)
 
 
 class Blocks(NamedTuple):
@@ -40,19 +36,14 @@ class Blocks(NamedTuple):
 
 
 def blocks() -> Steps[Blocks | None]:
-    """The guest's memory blocks; None when it has no agent, or one that does not tell as it should."""
+    """The guest's memory blocks; None when it has no agent, or one that cannot tell."""
     try:
-        size = yield Agent("guest-get-memory-block-info", timeout_s=2.0)
-        found = yield Agent("guest-get-memory-blocks")
-    except GuestError:
+        size = number(fields((yield Agent("guest-get-memory-block-info", timeout_s=2.0)))["size"])
+        found = entries((yield Agent("guest-get-memory-blocks")))
+        online = frozenset(number(entry["phys-index"]) for entry in found if entry["online"])
+        return Blocks(size, online, frozenset(number(entry["phys-index"]) for entry in found) - online)
+    except (GuestError, *ILL_FORMED):
         return None
-    try:
-        known = {number(entry["phys-index"]): bool(entry["online"]) for entry in entries(found)}
-        block_bytes = number(fields(size)["size"])
-    except ILL_FORMED:
-        return None
-    online = frozenset(block for block, is_online in known.items() if is_online)
-    return Blocks(block_bytes, online, frozenset(known) - online)
 
 
 def bring_online(before: Blocks) -> Steps[bool]:
@@ -78,8 +69,7 @@ def settle(before: Blocks, added: int) -> Steps[Trouble | None]:
         asked = yield from bring_online(before)
         now = yield from blocks()
         if now is None:
-            detail = "its agent went away before it could tell whether the new memory is used"
-            return Trouble("guest", detail, "see in the guest whether qemu-guest-agent runs")
+            return Trouble("guest", "its agent went away before it could tell whether the new memory is used")
         offline = len(now.offline - before.all) * now.block_bytes
         used = len(now.online - before.all) * now.block_bytes
         if not offline and used >= added:
@@ -88,33 +78,29 @@ def settle(before: Blocks, added: int) -> Steps[Trouble | None]:
             missing = units.format_bytes(max(offline, added - used))
             how = "and would not bring it online" if asked else "and does not see it"
             detail = f"QEMU has plugged it, the guest does not use {missing} of it {how}"
-            return Trouble("guest", detail, _OFFLINE_HINT)
+            return Trouble("guest", detail, "boot the guest with memhp_default_state=online_movable")
         yield Wait((), POLL_S)
 
 
-def total_bytes(state: State) -> Steps[int | None]:
+def total_bytes(state: State, deadline: float) -> Steps[int | None]:
     """The guest's own word for all its memory, by the balloon's statistics; None without them."""
     if not state.balloon:
         return None
     path = state.balloon.path
-    if state.poll_s:
-        return (yield from next_stats(path, state.poll_s, (yield WallClock()))).total_bytes
-    try:
+    if not state.poll_s:
         yield set_polling(path, STATS_INTERVAL_S)
-        stats = yield from next_stats(path, STATS_INTERVAL_S, (yield WallClock()))
-    except RingfenceError as error:
-        yield from restore_polling(path, 0, error)
-        raise
-    yield set_polling(path, 0)
+    stats = yield from next_stats(path, state.poll_s or STATS_INTERVAL_S, (yield WallClock()), deadline)
+    if not state.poll_s:
+        yield set_polling(path, 0)
     return stats.total_bytes
 
 
-def by_statistics(state: State, before: int | None, added: int) -> Steps[Seen]:
+def by_statistics(state: State, before: int | None, added: int, deadline: float) -> Steps[Seen]:
     """As `settle`, for a guest without an agent.
 
     :param before: its total before `added` bytes were plugged; None when it was not told.
     """
-    now = None if before is None else (yield from total_bytes(state))
+    now = None if before is None else (yield from total_bytes(state, deadline))
     if before is None or now is None:
         return Seen(None, ("neither agent nor statistics: whether the guest uses the new memory is not known",))
     used = now - before
@@ -125,6 +111,6 @@ def by_statistics(state: State, before: int | None, added: int) -> Steps[Seen]:
             "guest",
             f"QEMU has plugged {units.format_bytes(added)}, the guest uses {units.format_bytes(max(0, used))}"
             " of it; its agent could bring it online",
-            _OFFLINE_HINT,
+            "run qemu-guest-agent in the guest, or boot it with memhp_default_state=online_movable",
         )
     )

@@ -40,17 +40,12 @@ class Trouble(NamedTuple):
     """Why a move ended before its end.
 
     :param by: who is to blame: `guest`, `QEMU` or `ringfence`.
-    :param hint: what to do next.
+    :param hint: what to do next; empty when there is nothing to say.
     """
 
     by: str
     detail: str
-    hint: str
-
-
-def refused(refusal: MonitorRefusedError) -> Trouble:
-    """QEMU's no, and why."""
-    return Trouble("QEMU", refusal.message, refusal.hint)
+    hint: str = ""
 
 
 class Seen(NamedTuple):
@@ -58,6 +53,14 @@ class Seen(NamedTuple):
 
     trouble: Trouble | None
     notes: tuple[str, ...] = ()
+
+
+LATER = "set the rest once the guest uses less, or with a longer --timeout"
+
+
+def refused(refusal: MonitorRefusedError) -> Trouble:
+    """QEMU answered with an error."""
+    return Trouble("QEMU", refusal.message, refusal.hint)
 
 
 def stops(have: int, want: int, largest: int, *, pace: int | None = None, block: int = 1) -> list[int]:

@@ -19,40 +19,33 @@ _CONTAINERS = ("/machine/peripheral", "/machine/peripheral-anon")
 
 
 def read() -> Steps[State]:
-    """Read everything. Changes nothing; raises MonitorError."""
-    named, anonymous, objects, machine, summary, status = yield [
+    """Read everything. Changes nothing; raises MonitorError.
+
+    Each answer is taken apart before the next question, so that an ill-formed one is told by its command.
+    """
+    named, anonymous, listed, machine, summary, status = yield [
         *(Qmp("qom-list", {"path": path}) for path in _CONTAINERS),
         Qmp("qom-list", {"path": "/objects"}),
         Qmp("qom-list", {"path": "/machine"}),
         Qmp("query-memory-size-summary"),
         Qmp("query-status"),
     ]
-    children = zip(_CONTAINERS, (named, anonymous), strict=True)
-    devices = [
-        (f"{path}/{text(entry['name'])}", text(entry["type"]))
-        for path, found in children
-        for entry in entries(found)
-    ]
-    kinds = {text(entry["name"]): text(entry["type"]) for entry in entries(objects)}
     boot, runstate = number(fields(summary)["base-memory"]), text(fields(status)["status"])
-    has_size = any(entry["name"] == "memory" for entry in entries(machine))
-    plugged = [(entry["type"], fields(entry["data"])) for entry in (yield from _optional("query-memory-devices"))]
-    reports = [r for r in (yield from _optional("query-acpi-ospm-status")) if r["slot-type"] == "DIMM"]
-    dimms = _dimms(plugged, reports)
-    cpus = [fields(cpu.get("props", {})) for cpu in (yield from _optional("query-hotpluggable-cpus"))]
-    nodes = {number(props["node-id"]) for props in cpus if "node-id" in props}
-    shared = any(backend["share"] for backend in (yield from _optional("query-memdev")))
-    virtio_mems = yield from _virtio_mems(
-        plugged, [path for path, kind in devices if kind.startswith("child<virtio-mem")]
-    )
-    slots, room = len(reports), None
-    if has_size:
-        size = fields((yield qom_get("/machine", "memory")))
-        slots, least = number(size.get("slots", 0)), number(size["size"])
-        taken = sum(d.size_bytes for d in dimms) + sum(d.max_bytes for d in virtio_mems)
-        room = max(0, number(size.get("max-size", least)) - least - taken)
+    tells_room = "memory" in _children("", machine)
+    devices = {**_children(_CONTAINERS[0], named), **_children(_CONTAINERS[1], anonymous)}
+    objects = _children("/objects", listed)
+    leaving, ospm_slots = yield from _ospm_status()
+    plugged = [(text(e["type"]), fields(e["data"])) for e in (yield from _optional("query-memory-devices"))]
+    dimms = tuple(_dimm(data, leaving) for kind, data in plugged if kind == "dimm")
     taken_slots = sum(1 for _, data in plugged if "slot" in data)
-    path = next((path for path, kind in devices if kind.startswith("child<virtio-balloon")), "")
+    virtio_mems = yield from _virtio_mems([data for kind, data in plugged if kind == "virtio-mem"], devices)
+    slots, room = ospm_slots, None
+    if tells_room:
+        size = fields((yield qom_get("/machine", "memory")))
+        slots, start = number(size.get("slots", 0)), number(size["size"])
+        taken = sum(d.size_bytes for d in dimms) + sum(d.max_bytes for d in virtio_mems)
+        room = max(0, number(size.get("max-size", start)) - start - taken)
+    path = next((path for path, kind in devices.items() if kind.startswith("child<virtio-balloon")), "")
     balloon, stats = (yield from _balloon(path)) if path else (None, Stats(None, None, None))
     return State(
         boot_bytes=boot,
@@ -63,10 +56,10 @@ def read() -> Steps[State]:
         runstate=runstate,
         free_slots=max(0, slots - taken_slots),
         room_bytes=room,
-        nodes=tuple(sorted(nodes)),
-        shared=shared,
-        pinned=(yield from _pinned([kind for _, kind in devices], kinds)),
-        objects=frozenset(kinds),
+        nodes=(yield from _nodes()),
+        shared=(yield from _shared(objects)),
+        pinned=(yield from _pinned(devices, objects)),
+        objects=frozenset(name.removeprefix("/objects/") for name in objects),
     )
 
 
@@ -81,6 +74,17 @@ def qom_get(path: str, name: str) -> Qmp:
     return Qmp("qom-get", {"path": path, "property": name})
 
 
+def balloon_bytes() -> Steps[int]:
+    """What the balloon leaves, by QEMU's count."""
+    return number(fields((yield Qmp("query-balloon")))["actual"])
+
+
+def _children(path: str, answer: object) -> dict[str, str]:
+    """Path to type, of a QOM container's children."""
+    prefix = f"{path}/" if path else ""
+    return {f"{prefix}{text(entry['name'])}": text(entry["type"]) for entry in entries(answer)}
+
+
 def _optional(command: str) -> Steps[list[dict[str, Any]]]:
     """The answer of a query that not every machine takes, empty when it is refused."""
     try:
@@ -89,9 +93,21 @@ def _optional(command: str) -> Steps[list[dict[str, Any]]]:
         return []
 
 
+def _ospm_status() -> Steps[tuple[frozenset[str], int]]:
+    """The slots whose DIMM the guest is giving up, and how many slots for DIMMs there are."""
+    reports = [r for r in (yield from _optional("query-acpi-ospm-status")) if r["slot-type"] == "DIMM"]
+    leaving = {text(r["slot"]) for r in reports if (r["source"], r["status"]) == (OST_EJECT, OST_IN_PROGRESS)}
+    return frozenset(leaving), len(reports)
+
+
+def _nodes() -> Steps[tuple[int, ...]]:
+    """The NUMA nodes, by the CPUs that are or could be on them."""
+    props = [fields(cpu.get("props", {})) for cpu in (yield from _optional("query-hotpluggable-cpus"))]
+    return tuple(sorted({number(each["node-id"]) for each in props if "node-id" in each}))
+
+
 def _balloon(path: str) -> Steps[tuple[Balloon, Stats]]:
-    has = {text(entry["name"]) for entry in entries((yield Qmp("qom-list", {"path": path})))}
-    asked = sorted(has & OPTIONS.keys())
+    asked = sorted(_children("", (yield Qmp("qom-list", {"path": path}))).keys() & OPTIONS.keys())
     balloon, poll_s, report, *answers = yield [
         Qmp("query-balloon"),
         qom_get(path, "guest-stats-polling-interval"),
@@ -99,11 +115,11 @@ def _balloon(path: str) -> Steps[tuple[Balloon, Stats]]:
         *(qom_get(path, name) for name in asked),
     ]
     on = frozenset(name for name, value in zip(asked, answers, strict=True) if value)
-    device = Balloon(path, number(fields(balloon)["actual"]), number(poll_s), on)
-    return device, _stats(report, (yield WallClock()))
+    found = Balloon(path, number(fields(balloon)["actual"]), number(poll_s), on)
+    return found, _stats(report, (yield WallClock()))
 
 
-def _stats(report: Mapping[str, Any], now_s: float) -> Stats:
+def _stats(report: Any, now_s: float) -> Stats:
     """All ones is QEMU's word for a statistic the guest never gave."""
     updated = number(fields(report).get("last-update", 0))
     if not updated:
@@ -116,44 +132,40 @@ def _stats(report: Mapping[str, Any], now_s: float) -> Stats:
     return Stats(available, total, max(0.0, now_s - updated))
 
 
-def _dimms(plugged: Sequence[tuple[str, Any]], reports: Sequence[Mapping[str, Any]]) -> tuple[Dimm, ...]:
-    leaving = {r["slot"] for r in reports if (r["source"], r["status"]) == (OST_EJECT, OST_IN_PROGRESS)}
-    return tuple(
-        Dimm(
-            id=text(data.get("id", "")),
-            memdev=text(data["memdev"]).rpartition("/")[2],
-            size_bytes=number(data["size"]),
-            slot=number(data["slot"]),
-            node=number(data["node"]),
-            removable=bool(data["hotplugged"] and data["hotpluggable"] and data.get("id")),
-            leaving=str(data["slot"]) in leaving,
-        )
-        for kind, data in plugged
-        if kind == "dimm"
+def _dimm(data: Mapping[str, Any], leaving: frozenset[str]) -> Dimm:
+    name = text(data.get("id", ""))
+    return Dimm(
+        id=name,
+        memdev=text(data["memdev"]).rpartition("/")[2],
+        size_bytes=number(data["size"]),
+        slot=number(data["slot"]),
+        node=number(data["node"]),
+        removable=bool(data["hotplugged"] and data["hotpluggable"] and name),
+        leaving=str(data["slot"]) in leaving,
     )
 
 
-def _virtio_mems(plugged: Sequence[tuple[str, Any]], paths: Sequence[str]) -> Steps[tuple[VirtioMem, ...]]:
+def _virtio_mems(found: Sequence[Mapping[str, Any]], devices: Mapping[str, str]) -> Steps[tuple[VirtioMem, ...]]:
     """QEMU lists them by id; one that has none is found by its address."""
-    devices = [data for kind, data in plugged if kind == "virtio-mem"]
-    sizes = [
-        tuple(number(data[name]) for name in ("block-size", "size", "requested-size", "max-size"))
-        for data in devices
-    ]
-    at: dict[int, str] = {}
-    if any("id" not in data for data in devices):
-        addresses = yield [qom_get(path, "memaddr") for path in paths]
-        at = dict(zip(addresses, paths, strict=True))
-    found = [f"{_CONTAINERS[0]}/{text(d['id'])}" if "id" in d else at[number(d["memaddr"])] for d in devices]
-    return tuple(VirtioMem(path, *numbers) for path, numbers in zip(found, sizes, strict=True))
+    sizes = [[number(data[f"{name}size"]) for name in ("block-", "", "requested-", "max-")] for data in found]
+    at: dict[object, str] = {}
+    if any("id" not in data for data in found):
+        paths = [path for path, kind in devices.items() if kind.startswith("child<virtio-mem")]
+        at = dict(zip((yield [qom_get(path, "memaddr") for path in paths]), paths, strict=True))
+    paths = [f"{_CONTAINERS[0]}/{text(d['id'])}" if "id" in d else at[d["memaddr"]] for d in found]
+    return tuple(VirtioMem(path, *each) for path, each in zip(paths, sizes, strict=True))
 
 
-def _pinned(devices: Sequence[str], objects: Mapping[str, str]) -> Steps[str]:
-    """:param devices: QOM types. :param objects: name to QOM type."""
-    if any(kind.startswith("child<vfio-pci") for kind in devices):
+def _shared(objects: Mapping[str, str]) -> Steps[bool]:
+    """Whether a backend is shared; the one that QEMU makes by itself for `-m` never is."""
+    backends = [path for path, kind in objects.items() if kind.startswith("child<memory-backend-")]
+    return any((yield [qom_get(path, "share") for path in backends])) if backends else False
+
+
+def _pinned(devices: Mapping[str, str], objects: Mapping[str, str]) -> Steps[str]:
+    if any(kind.startswith("child<vfio-pci") for kind in devices.values()):
         return "a VFIO device pins its memory"
-    for name, kind in objects.items():
-        path = f"/objects/{name}"
+    for path, kind in objects.items():
         if kind == "child<memory-backend-memfd>" and (yield qom_get(path, "hugetlb")):
             return "its memory is of huge pages"
         if kind == "child<memory-backend-file>" and "hugepages" in text((yield qom_get(path, "mem-path"))):

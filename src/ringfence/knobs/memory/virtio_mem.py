@@ -58,39 +58,20 @@ def move(state: State, move: Move, trip: Trip, before: Blocks | None) -> Steps[S
                 return Seen(trouble)
         try:
             yield request(device, size)
+            seen = yield from _follow(device, move, reached, size, trip, before)
+            moved = abs(seen.size_bytes - move.have_bytes)
+            if seen.met:
+                yield from pace.wait(trip, moved, start)
         except MonitorRefusedError as refusal:
             return Seen(pace.refused(refusal))
         except RingfenceError as error:
             yield from _let_be(device, size, error)
             raise
-        try:
-            seen = yield from _follow(device, move, reached, size, trip, before)
-            moved = abs(seen.size_bytes - move.have_bytes)
-            if not seen.met:
-                yield request(device, seen.size_bytes)
-                return Seen(_trouble(device, moved, seen, (yield Clock()) - start))
-            reached = size
-            yield from pace.wait(trip, moved, start)
-        except RingfenceError as error:
-            yield from _let_be(device, size, error)
-            raise
+        if not seen.met:
+            yield request(device, seen.size_bytes)
+            return Seen(_trouble(device, moved, seen, (yield Clock()) - start))
+        reached = size
     return Seen(None)
-
-
-def _let_be(device: VirtioMem, size: int, error: RingfenceError) -> Steps[None]:
-    """Ask for no more, now that nobody watches: the driver would go on for ever."""
-    try:
-        reached = yield from _size(device)
-        yield request(device, reached)
-    except RingfenceError:
-        wanted = units.format_bytes(size)
-        error.add_state(f"{device.name} may be asked for {wanted}, to which the guest may still move")
-    else:
-        error.add_state(f"{device.name} came to {units.format_bytes(reached)}, which is what is requested now")
-
-
-def _size(device: VirtioMem) -> Steps[int]:
-    return number((yield qom_get(device.path, "size")))
 
 
 class _Watch(NamedTuple):
@@ -119,18 +100,13 @@ def _refuse_to_press(state: State, less: int, trip: Trip, *, first: bool) -> Ste
         stats = yield from next_stats(state.balloon.path, interval, since, trip.deadline)
         if stats.age_s is not None and stats.age_s <= 3 * interval + 2:
             available = stats.available_bytes
+    hint = "--force takes it all the same"
     if available is None:
-        return Trouble(
-            "ringfence",
-            "the guest does not say what it can spare, and taking too much kills its processes",
-            "--force takes it all the same; a balloon device lets the guest say",
-        )
+        detail = "the guest does not say what it can spare, and taking too much kills its processes"
+        return Trouble("ringfence", detail, hint)
     if available - GUEST_RESERVE_BYTES < less:
-        return Trouble(
-            "ringfence",
-            f"the guest has {units.format_bytes(available)} left: less would kill its processes",
-            "set it again once the guest uses less; --force presses it all the same",
-        )
+        detail = f"the guest has {units.format_bytes(available)} left: less would kill its processes"
+        return Trouble("ringfence", detail, hint)
     return None
 
 
@@ -166,6 +142,21 @@ def _watch(device: VirtioMem, move: Move, have: int, size: int, trip: Trip, stan
             return _Watch(reached, False, timed_out)
 
 
+def _size(device: VirtioMem) -> Steps[int]:
+    return number((yield qom_get(device.path, "size")))
+
+
+def _let_be(device: VirtioMem, wanted: int, error: RingfenceError) -> Steps[None]:
+    """Press the guest no further, now that nobody watches it any more: what it has reached becomes the request."""
+    try:
+        reached = yield from _size(device)
+        yield request(device, reached)
+    except RingfenceError:
+        error.add_state(f"{units.format_bytes(wanted)} may still be requested of {device.name}")
+    else:
+        error.add_state(f"{device.name} came to {units.format_bytes(reached)}, which is what is requested now")
+
+
 def _trouble(device: VirtioMem, moved: int, seen: _Watch, seconds: float) -> Trouble:
     how = f"in {units.format_seconds(round(seconds, 1))}"
     if not moved:
@@ -173,12 +164,9 @@ def _trouble(device: VirtioMem, moved: int, seen: _Watch, seconds: float) -> Tro
             "guest",
             f"QEMU accepted the request and {device.name} did not move {how}: the guest has no virtio-mem driver,"
             " or cannot; the request is taken back",
-            "set it again once the guest has booted; Linux's driver is the module virtio_mem",
+            "Linux's driver is the module virtio_mem",
         )
     why = "the deadline passed" if seen.timed_out else f"it has stood still for {STANDSTILL_S:.0f} s"
     size = units.format_bytes(seen.size_bytes)
-    return Trouble(
-        "guest",
-        f"{device.name} came to {size} {how} ({why}); that is what is requested now",
-        "set the rest once the guest uses less, or with a longer --timeout",
-    )
+    detail = f"{device.name} came to {size} {how} ({why}); that is what is requested now"
+    return Trouble("guest", detail, pace.LATER)
