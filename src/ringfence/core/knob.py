@@ -68,7 +68,8 @@ class Advice(NamedTuple):
 class Observation(NamedTuple):
     """What a key is now.
 
-    :param target: what was asked of QEMU; None is unlimited or unset.
+    :param target: what was asked of QEMU; None is unlimited or unset. QEMU does not tell a balloon's: there it is
+        what it has come to.
     :param actual: what is so; None is unlimited, unset, or unknown (then `unavailable` or `notes` says why).
     :param unavailable: why it cannot be changed on this VM; empty when it can. `advice` says what would help.
     """

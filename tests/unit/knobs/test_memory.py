@@ -138,6 +138,35 @@ def test_a_guest_without_a_driver_is_refused_and_the_target_set_back() -> None:
     assert guest.target == GIB
 
 
+def test_a_target_that_somebody_else_left_pending_is_replaced_though_nothing_has_moved() -> None:
+    guest = FakeGuest(driver=False)
+    guest.balloon({"value": 512 * MIB})
+    planned = KNOB.changes(guest.part(), {"target": GIB})
+    outcome = guest.set(GIB)
+    assert (outcome.verdict, outcome.notes) == (Verdict.APPLIED, ("already so",))
+    assert guest.script.changes() == planned == [Qmp("balloon", {"value": GIB})]
+    guest.driver = True
+    assert guest.query(None) == {"actual": GIB}
+
+
+def test_what_is_already_so_and_cannot_be_told_to_qemu_is_refused() -> None:
+    guest = FakeGuest()
+    guest.script.answers["balloon"] = MonitorRefusedError("no", hint="ask it")
+    outcome = guest.set(GIB)
+    assert (outcome.verdict, outcome.by, outcome.detail, outcome.hint) == (Verdict.REFUSED, "QEMU", "no", "ask it")
+
+
+def test_a_guest_that_has_moved_on_since_it_was_read_is_followed_back() -> None:
+    guest = FakeGuest()
+    part = guest.part()
+    guest.target = 512 * MIB
+    guest.query(None)
+    guest.query(None)
+    outcome = guest.script.play(KNOB.apply(part, {"target": GIB}, timeout_s=60, force=False))
+    assert (outcome.verdict, actual(outcome), guest.target) == (Verdict.APPLIED, GIB, GIB)
+    assert "already so" not in outcome.notes
+
+
 def test_the_deadline_ends_a_slow_guest() -> None:
     guest = FakeGuest(step=2 * MIB)
     outcome = guest.set(512 * MIB, timeout_s=3)

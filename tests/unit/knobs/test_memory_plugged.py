@@ -414,6 +414,24 @@ def test_no_second_request_while_one_is_on_its_way() -> None:
     assert (seen.target, seen.actual) == (1536 * MIB, 2560 * MIB)
 
 
+def test_a_request_on_its_way_is_taken_back_when_what_is_so_is_wanted() -> None:
+    guest = PluggedGuest()
+    guest.vmem_size, guest.vmem_requested, guest.vmem_driver = 2 * GIB, GIB, False
+    outcome = guest.set(guest.usable)
+    assert (outcome.verdict, outcome.notes) == (Verdict.APPLIED, ("already so",))
+    assert guest.vmem_requested == guest.vmem_size == 2 * GIB
+    assert guest.sent() == [("balloon", 512 * MIB), ("qom-set", 2 * GIB)]
+    assert guest.script.changes() == guest.planned
+
+
+@pytest.mark.parametrize("mechanism", ["virtio-mem", "pc-dimm"])
+def test_a_pending_target_of_the_balloon_ends_also_where_another_mechanism_moves(mechanism: str) -> None:
+    guest = PluggedGuest()
+    guest.set(GIB, target_via=mechanism)
+    assert guest.sent()[0] == ("balloon", 512 * MIB)
+    assert guest.script.changes() == guest.planned
+
+
 def test_a_guest_without_the_driver_is_refused_and_the_request_taken_back() -> None:
     guest = PluggedGuest()
     guest.vmem_driver = False
@@ -457,7 +475,7 @@ def test_an_anonymous_device_is_found_by_its_address() -> None:
         "qom-get": lambda a: 2**32 if a["property"] == "memaddr" else get(a),
     }
     guest.set(GIB)
-    paths = [r.arguments["path"] for r in guest.script.changes()]
+    paths = [r.arguments["path"] for r in guest.script.changes() if "path" in r.arguments]
     assert paths == ["/machine/peripheral-anon/device[3]"]
 
 
@@ -467,10 +485,10 @@ def test_an_anonymous_device_is_found_by_its_address() -> None:
 def test_a_dimm_comes_with_its_backend_and_goes_with_it() -> None:
     guest = PluggedGuest(virtio_mem=0)
     assert guest.set(GIB).verdict is Verdict.APPLIED
-    assert guest.sent() == [("object-add", "ringfence-mem-0"), ("device_add", "ringfence-dimm-0")]
+    assert guest.sent()[1:] == [("object-add", "ringfence-mem-0"), ("device_add", "ringfence-dimm-0")]
     outcome = guest.set(512 * MIB, target_via="pc-dimm")
     assert outcome.verdict is Verdict.APPLIED
-    assert [s for s in guest.sent() if s[0] != "poll"] == [
+    assert [s for s in guest.sent() if s[0] not in ("poll", "balloon")] == [
         ("device_del", "ringfence-dimm-0"),
         ("object-del", "ringfence-mem-0"),
     ]
@@ -509,7 +527,7 @@ def test_an_unplug_without_any_answer_may_end_late_and_its_backend_is_then_remov
     assert "ringfence-mem-0" in " ".join(KNOB.observation(guest.part(), ROWS["memory.target"]).notes)
     outcome = guest.set(512 * MIB)
     assert outcome.verdict is Verdict.APPLIED
-    assert guest.sent() == [("object-del", "ringfence-mem-0")]
+    assert guest.sent() == [("object-del", "ringfence-mem-0"), ("balloon", 512 * MIB)]
     assert guest.script.changes() == guest.planned
     assert "removed backend ringfence-mem-0" in note(outcome)
 

@@ -8,7 +8,7 @@ from ringfence import units
 from ringfence.core.knob import Outcome, Part, Verdict
 from ringfence.core.requests import Clock, Qmp, Steps, WallClock
 from ringfence.errors import MonitorRefusedError, RingfenceError
-from ringfence.knobs.memory import balloon, dimm, online, virtio_mem
+from ringfence.knobs.memory import balloon, dimm, online, pace, virtio_mem
 from ringfence.knobs.memory.balloon import STATS_INTERVAL_S, next_stats, set_polling
 from ringfence.knobs.memory.choose import BALLOON, PC_DIMM, VIRTIO_MEM, Choice, Move, too_low
 from ringfence.knobs.memory.ledger import PAGE_BYTES, State, floor_bytes
@@ -29,28 +29,28 @@ class Want(NamedTuple):
     force: bool
 
 
-def requests(state: State, choice: Choice, pace: int | None) -> list[Qmp]:
+def requests(state: State, choice: Choice, pace_bytes_per_s: int | None) -> list[Qmp]:
     """Everything `out` sends when the guest follows."""
-    moves = [request for move in choice.moves for request in _requests(state, move, pace)]
+    moves = [request for move in choice.moves for request in _requests(state, move, pace_bytes_per_s)]
     if state.balloon and _needs_stats(state, choice):
         path = state.balloon.path
         moves = [set_polling(path, STATS_INTERVAL_S), *moves, set_polling(path, state.poll_s)]
-    return [*(dimm.remove(name) for name in state.leftovers), *moves]
+    return [*(dimm.remove(name) for name in state.leftovers), *_holds(state, choice), *moves]
 
 
 def out(part: Part, choice: Choice, want: Want) -> Steps[Outcome]:
     """Carry `choice` out, and say what became of it."""
     state: State = part.state
     notes = yield from _clean_up(state)
-    if not choice.moves:
-        after = part if not notes else Part("", (), (yield from read()))
-        return Outcome(Verdict.APPLIED, after, notes=("already so", *notes))
-    refused = _not_now(state, want.force)
+    refused = _not_now(state, want.force) if choice.moves else None
+    refused = refused or (yield from _hold(state, choice))
     if refused:
         return Outcome(Verdict.REFUSED, part, refused.by, refused.detail, notes, refused.hint)
     total = sum(abs(move.bytes) for move in choice.moves)
     deadline = (yield Clock()) + want.timeout_s + (total / want.pace if want.pace else 0.0)
     trip = Trip(deadline, want.pace, total, 0, want.force)
+    if not choice.moves:
+        return (yield from _stay(state, want.bytes, trip, notes))
     polling = state.balloon is not None and _needs_stats(state, choice)
     try:
         seen = yield from _go(state, want.bytes, choice, trip, polling)
@@ -64,13 +64,52 @@ def out(part: Part, choice: Choice, want: Want) -> Steps[Outcome]:
     return _outcome(state, after_it, want.bytes, choice, seen._replace(notes=(*notes, *seen.notes)))
 
 
-def _requests(state: State, move: Move, pace: int | None) -> list[Qmp]:
+def _holds(state: State, choice: Choice) -> list[Qmp]:
+    """What keeps from moving all that is not to be moved.
+
+    Somebody may have asked for something else, of a guest that is not there yet. The balloon's target cannot be
+    read, so it is always told, which costs nothing where it is the same.
+    """
+    moved = {move.device.path if move.device else move.via for move in choice.moves}
+    devices = [d for d in state.virtio_mems if d.requested_bytes != d.size_bytes and d.path not in moved]
+    balloons = [state.balloon] if state.balloon and BALLOON not in moved else []
+    return [
+        *(balloon.request(device.actual_bytes) for device in balloons),
+        *(virtio_mem.request(device, device.size_bytes) for device in devices),
+    ]
+
+
+def _hold(state: State, choice: Choice) -> Steps[Trouble | None]:
+    holds = _holds(state, choice)
+    try:
+        if holds:
+            yield holds
+    except MonitorRefusedError as refusal:
+        return pace.refused(refusal)
+    return None
+
+
+def _stay(state: State, want: int, trip: Trip, notes: tuple[str, ...]) -> Steps[Outcome]:
+    """All was as wanted when it was read, and is held there; a guest that was under way is followed back."""
+    after = yield from read()
+    seen = Seen(None)
+    if abs(after.usable_bytes - want) < PAGE_BYTES:
+        return Outcome(Verdict.APPLIED, Part("", (), after), notes=("already so", *notes))
+    if state.balloon and after.balloon:
+        back = Move(BALLOON, after.balloon.actual_bytes, state.balloon.actual_bytes)
+        seen = yield from balloon.move(after, back, trip._replace(total=abs(back.bytes)))
+        after = yield from read()
+    held = Choice((), "another target was on its way")
+    return _outcome(state, after, want, held, seen._replace(notes=(*notes, *seen.notes)))
+
+
+def _requests(state: State, move: Move, pace_bytes_per_s: int | None) -> list[Qmp]:
     if move.via == BALLOON:
-        return [balloon.request(target) for target in balloon.targets(move, pace)]
+        return [balloon.request(target) for target in balloon.targets(move, pace_bytes_per_s)]
     if move.via == VIRTIO_MEM and move.device:
-        return [virtio_mem.request(move.device, size) for size in virtio_mem.sizes(move, pace)]
+        return [virtio_mem.request(move.device, size) for size in virtio_mem.sizes(move, pace_bytes_per_s)]
     if move.bytes > 0:
-        return [request for new in dimm.plugs(state, move, pace) for request in new.requests()]
+        return [request for new in dimm.plugs(state, move, pace_bytes_per_s) for request in new.requests()]
     return [request for gone in move.dimms for request in dimm.unplug_requests(gone)]
 
 
@@ -180,7 +219,8 @@ def _move(state: State, move: Move, trip: Trip, before: Blocks | None) -> Steps[
 def _outcome(before: State, after: State, want: int, choice: Choice, seen: Seen) -> Outcome:
     """The verdict, by what is so `after`."""
     part = Part("", (), after)
-    notes = (f"by {choice.used}: {choice.reason}", *seen.notes)
+    how = f"by {choice.used}: {choice.reason}" if choice.moves else choice.reason
+    notes = (how, *seen.notes)
     if not seen.trouble:
         if abs(after.usable_bytes - want) < PAGE_BYTES:
             return Outcome(Verdict.APPLIED, part, notes=notes)

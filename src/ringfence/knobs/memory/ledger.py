@@ -131,7 +131,10 @@ class State(NamedTuple):
 
     @property
     def target_bytes(self) -> int:
-        """As `usable_bytes`, once virtio-mem has met its request."""
+        """As `usable_bytes`, once virtio-mem has met its request.
+
+        QEMU does not tell what was asked of the balloon; what it has come to stands for that.
+        """
         return self.usable_bytes + sum(d.requested_bytes - d.size_bytes for d in self.virtio_mems)
 
     @property
