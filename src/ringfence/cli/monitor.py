@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import re
 import sys
-from collections.abc import AsyncIterator, Sequence
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,7 +15,7 @@ from ringfence.cli import monitor_batch, target
 from ringfence.errors import UsageError
 
 if TYPE_CHECKING:
-    from ringfence.cli.monitor_console import Console
+    from ringfence.cli.monitor_console import Console, Sent
     from ringfence.core.model import Address, Vm
 
 _HOST_PORT = re.compile(r"[^/\s]*:\d+")
@@ -26,7 +27,9 @@ def register(app: typer.Typer) -> None:
 
 
 def monitor(
-    vm: Annotated[str, typer.Argument(metavar="VM", help=target.VM_HELP + ", or of its human monitor")],
+    vm: Annotated[
+        str | None, typer.Argument(metavar="[VM]", help=target.VM_HELP + ", or of its human monitor")
+    ] = None,
     commands: Annotated[
         list[str] | None,
         typer.Argument(metavar="[COMMAND]...", help="carry these out and leave; quote one that has arguments"),
@@ -36,6 +39,17 @@ def monitor(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="show the QMP that is sent, too")] = False,
     keep_going: Annotated[bool, typer.Option("--keep-going", help="do not stop at a command that fails")] = False,
     no_events: Annotated[bool, typer.Option("--no-events", help="do not show events at the prompt")] = False,
+    vnc: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SERVER", help="instead of VM: type on its console, by VNC at HOST:DISPLAY, unix:PATH"
+        ),
+    ] = None,
+    password_file: Annotated[str | None, typer.Option(metavar="FILE", help="the VNC server's password")] = None,
+    tmux: Annotated[
+        str | None,
+        typer.Option(metavar="PANE", help="instead of VM: type on its curses display, in a pane of tmux"),
+    ] = None,
 ) -> None:
     """QEMU's own monitor: at a prompt, for the commands given, or for a script on standard input, a line each.
 
@@ -51,10 +65,19 @@ def monitor(
     """
     if qmp and hmp:
         raise UsageError("--qmp and --hmp exclude each other")
-    code = asyncio.run(
-        _monitor(*_find(vm), commands or [], qmp=qmp, verbose=verbose, keep_going=keep_going, events=not no_events)
-    )
-    raise typer.Exit(code)
+    lines = list(commands or [])
+    if vnc is not None or tmux is not None:
+        if qmp or (vnc is not None and tmux is not None):
+            raise UsageError("a console has the human monitor only, and is reached by --vnc or by --tmux")
+        # There is no VM to name, so the first word is a command.
+        lines = lines if vm is None else [vm, *lines]
+        way = partial(_on_screen, vnc, password_file, tmux)
+    elif vm is None or password_file is not None:
+        raise UsageError("which VM?", hint="`ringfence ps` lists them; --password-file goes with --vnc")
+    else:
+        sent = _write_out if _is_interactive(lines) else _write_err
+        way = partial(_on_socket, *_find(vm), qmp=qmp, sent=sent if verbose else None)
+    raise typer.Exit(asyncio.run(_monitor(way, lines, keep_going=keep_going, events=not no_events)))
 
 
 def _find(selector: str) -> tuple[Vm, Address | None]:
@@ -71,28 +94,42 @@ def _find(selector: str) -> tuple[Vm, Address | None]:
     return discovery.vm_at(address), address
 
 
+async def _on_screen(vnc: str | None, password_file: str | None, tmux: str | None) -> tuple[str, Console]:
+    """The name to greet with, and the console."""
+    from ringfence.cli import monitor_open
+
+    if vnc is not None:
+        console = await monitor_open.open_vnc(vnc, password_file)
+    else:
+        console = await monitor_open.open_tmux(tmux or "")
+    return console.address, console
+
+
+async def _on_socket(vm: Vm, address: Address | None, *, qmp: bool, sent: Sent | None) -> tuple[str, Console]:
+    from ringfence.cli.monitor_open import open_console
+
+    return vm.name, await open_console(vm, address, qmp=qmp, sent=sent)
+
+
 async def _monitor(
-    vm: Vm,
-    address: Address | None,
+    way: Callable[[], Coroutine[Any, Any, tuple[str, Console]]],
     commands: Sequence[str],
     *,
-    qmp: bool,
-    verbose: bool,
     keep_going: bool,
     events: bool,
 ) -> int:
-    from ringfence.cli.monitor_open import open_console
-
-    interactive = not commands and sys.stdin.isatty()
-    show = _write_out if interactive else _write_err
-    console = await open_console(vm, address, qmp=qmp, sent=show if verbose else None)
+    name, console = await way()
     try:
-        if interactive:
-            return await _interact(vm, console, events)
+        if _is_interactive(commands):
+            return await _interact(name, console, events)
         lines = _lines(console, commands)
         return await monitor_batch.run_lines(console, lines, keep_going=keep_going, out=_write_out, err=_write_err)
     finally:
         await console.close()
+
+
+def _is_interactive(commands: Sequence[str]) -> bool:
+    return not commands and sys.stdin.isatty()
 
 
 def _lines(console: Console, commands: Sequence[str]) -> AsyncIterator[monitor_batch.Line]:
@@ -103,7 +140,7 @@ def _lines(console: Console, commands: Sequence[str]) -> AsyncIterator[monitor_b
     return monitor_batch.from_script(sys.stdin)
 
 
-async def _interact(vm: Vm, console: Console, events: bool) -> int:
+async def _interact(name: str, console: Console, events: bool) -> int:
     from prompt_toolkit.output import create_output
 
     from ringfence.cli import monitor_format
@@ -112,7 +149,7 @@ async def _interact(vm: Vm, console: Console, events: bool) -> int:
     # With the answers in a pipe (`| tee log`) the prompt is still on a terminal, that of standard error.
     output = create_output(always_prefer_tty=True)
     prompt = Prompt(console, console.lookup(), events=events, output=output)
-    return await prompt.run(monitor_format.banner(vm.name, await console.version(), console.mode, console.address))
+    return await prompt.run(monitor_format.banner(name, await console.version(), console.mode, console.address))
 
 
 def _write_out(text: str) -> None:

@@ -23,7 +23,7 @@ from ringfence.errors import AgentAbsentError, MonitorError, RingfenceError
 if TYPE_CHECKING:
     from ringfence.core.model import Address
     from ringfence.qemu.agent import AgentSession
-    from ringfence.qemu.session import Listener, Session
+    from ringfence.qemu.door import Events, QmpDoor
 
 T = TypeVar("T")
 ProgressCallback: TypeAlias = Callable[[Progress], None]
@@ -40,7 +40,7 @@ class Edges:
     that used it end. Until then an agent that was found absent is not asked again.
     """
 
-    def __init__(self, session: Session, agent: Address | None, pid: int) -> None:
+    def __init__(self, session: QmpDoor, agent: Address | None, pid: int) -> None:
         self.session = session
         self._agent_address = agent
         self._agent: AgentSession | None = None
@@ -103,7 +103,7 @@ async def run(
         await edges.release_agent()
 
 
-async def _drive(steps: Steps[T], edges: Edges, listener: Listener | None, progress: ProgressCallback) -> T:
+async def _drive(steps: Steps[T], edges: Edges, listener: Events | None, progress: ProgressCallback) -> T:
     error: RingfenceError | None = None
     answer: Any = None
     while True:
@@ -120,7 +120,7 @@ async def _drive(steps: Steps[T], edges: Edges, listener: Listener | None, progr
 
 
 async def _answer(
-    request: Request | list[Qmp], edges: Edges, listener: Listener | None, progress: ProgressCallback
+    request: Request | list[Qmp], edges: Edges, listener: Events | None, progress: ProgressCallback
 ) -> Any:
     match request:
         case list():
@@ -143,7 +143,7 @@ async def _answer(
             return None
 
 
-async def _wait(events: tuple[str, ...], timeout_s: float, listener: Listener | None) -> dict[str, Any] | None:
+async def _wait(events: tuple[str, ...], timeout_s: float, listener: Events | None) -> dict[str, Any] | None:
     if not events:
         await asyncio.sleep(timeout_s)
         return None

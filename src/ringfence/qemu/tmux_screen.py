@@ -1,0 +1,137 @@
+"""QEMU's consoles with `-display curses` in a pane of tmux."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+from ringfence.errors import MonitorError, MonitorGoneError, UsageError
+from ringfence.qemu.screen_text import PROMPT
+
+_COLUMNS, _ROWS = 80, 30  # QEMU's text console: 640x480 pixels, or less
+_LOOK_AGAIN_S = 0.05
+_ALIVE_S = 0.5
+_LOOKS, _DRAWN_S = 10, 0.02
+_ESCAPE = "\x1b"
+
+
+def console_rows(lines: list[str], width: int) -> list[str]:
+    """The console's rows in the lines of a pane.
+
+    QEMU 7.2 lays out its text console, 80 wide, as if it were as wide as the pane: then a row of it goes on in the
+    pane's next line. Where the lines make more sense as they stand, they are left so.
+    """
+    pane = [line.ljust(width)[:width] for line in lines]
+    cells = "".join(pane)
+    console = [cells[at : at + _COLUMNS].ljust(_COLUMNS) for at in range(0, len(cells), _COLUMNS)]
+    return max(console, pane, key=lambda rows: sum(row.startswith(PROMPT) for row in rows))
+
+
+class TmuxScreen:
+    """A `screen.Screen`. Make one with `open`. A window too small for QEMU's console is made larger meanwhile."""
+
+    def __init__(self, target: str) -> None:
+        """:param target: a pane, as tmux's -t takes it."""
+        self._target = target
+        self._size_before: tuple[int, int] | None = None
+
+    @classmethod
+    async def open(cls, target: str) -> TmuxScreen:
+        """Find the pane.
+
+        :raise UsageError: tmux knows no such pane.
+        :raise MonitorError: tmux is not installed.
+        """
+        screen = cls(target)
+        try:
+            answer = await screen._ask("#{pane_width} #{pane_height} #{window_width} #{window_height}")
+        except MonitorGoneError as error:
+            raise UsageError(
+                f"tmux has no pane {target!r}: {error.message}", hint="`tmux list-panes -a` lists them"
+            ) from None
+        width, height, window_width, window_height = map(int, answer.split())
+        wanted_width = max(width, _COLUMNS)
+        wanted_height = max(height, -(-_COLUMNS * _ROWS // wanted_width))
+        if (wanted_width, wanted_height) != (width, height):
+            screen._size_before = window_width, window_height
+            await screen._resize(window_width - width + wanted_width, window_height - height + wanted_height)
+            await asyncio.sleep(_ALIVE_S)  # QEMU draws anew
+        return screen
+
+    @property
+    def name(self) -> str:
+        """See `Screen.name`."""
+        return f"tmux pane {self._target}"
+
+    async def rows(self) -> list[str]:
+        """See `Screen.rows`. Seen twice the same, as tmux shows a screen that is half drawn, too."""
+        seen = await self._capture()
+        for _ in range(_LOOKS):
+            await asyncio.sleep(_DRAWN_S)
+            before, seen = seen, await self._capture()
+            if seen == before:
+                break
+        width, *lines = seen.split("\n")
+        return console_rows(lines[:-1], int(width))
+
+    async def _capture(self) -> str:
+        """The pane's width, and its lines."""
+        show = ["display-message", "-p", "-t", self._target, "#{pane_width}", ";"]
+        return await _tmux(*show, "capture-pane", "-p", "-t", self._target)
+
+    async def type(self, text: str) -> None:
+        """See `Screen.type`."""
+        await _tmux("send-keys", "-t", self._target, "-l", "--", text)
+
+    async def enter(self) -> None:
+        """See `Screen.enter`."""
+        await _tmux("send-keys", "-t", self._target, "Enter")
+
+    async def erase(self, count: int) -> None:
+        """See `Screen.erase`."""
+        await _tmux("send-keys", "-t", self._target, "-N", str(count), "BSpace")
+
+    async def choose(self, console: int) -> None:
+        """See `Screen.choose`."""
+        await self.type(f"{_ESCAPE}{console}")
+
+    async def changed(self) -> None:
+        """See `Screen.changed`."""
+        await asyncio.sleep(_LOOK_AGAIN_S)
+
+    async def ended(self) -> None:
+        """See `Screen.ended`."""
+        with contextlib.suppress(MonitorError):
+            while await self._ask("#{pane_dead}") == "0":  # noqa: ASYNC110 - tmux has nothing to wait for
+                await asyncio.sleep(_ALIVE_S)
+
+    async def close(self) -> None:
+        """See `Screen.close`."""
+        before, self._size_before = self._size_before, None
+        if before is not None:
+            with contextlib.suppress(MonitorError):
+                await self._resize(*before)
+                await _tmux("set-option", "-u", "-w", "-t", self._target, "window-size")
+
+    async def _ask(self, form: str) -> str:
+        return (await _tmux("display-message", "-p", "-t", self._target, form)).strip()
+
+    async def _resize(self, width: int, height: int) -> None:
+        await _tmux("resize-window", "-t", self._target, "-x", str(width), "-y", str(height))
+
+
+async def _tmux(*words: str) -> str:
+    pipe, null = asyncio.subprocess.PIPE, asyncio.subprocess.DEVNULL
+    try:
+        process = await asyncio.create_subprocess_exec("tmux", *words, stdin=null, stdout=pipe, stderr=pipe)
+    except OSError as error:
+        raise MonitorError(f"tmux cannot be run ({error.strerror})", hint="install tmux") from None
+    try:
+        out, err = await process.communicate()
+    except BaseException:
+        process.kill()
+        await process.wait()
+        raise
+    if process.returncode:
+        raise MonitorGoneError(err.decode(errors="replace").strip() or "tmux failed")
+    return out.decode(errors="replace")
