@@ -23,6 +23,7 @@ from ringfence.qemu.screen_text import Answer
 
 _ECHO_S = 5.0  # QEMU echoes within a tenth of a second, unless the host is starved
 _SHOWN_S = 1.0
+_CHOOSE_AGAIN_S = 2.0
 _LINE_CHARS = 1000  # some screens full; far below what QEMU's readline takes
 _CONSOLES = (2, 1, 3, 4)
 """Where the monitor may be: behind the VGA, in its place, or behind other consoles."""
@@ -197,13 +198,21 @@ class ScreenMonitor:
         )
 
     async def _until(self, see: Callable[[list[str]], T | None], timeout_s: float) -> T | None:
-        """What `see` makes of the screen once that is not None; None when time is up."""
+        """What `see` makes of the screen once that is not None; None when time is up.
+
+        The console is chosen again now and then: somebody else may have had another one shown, and QEMU draws it
+        all anew.
+        """
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + timeout_s
+        started = chosen = loop.time()
         while True:
             seen = see(await self._screen.rows())
-            if seen is not None or loop.time() >= deadline:
+            now = loop.time()
+            if seen is not None or now - started >= timeout_s:
                 return seen
+            if self._console is not None and now - chosen >= _CHOOSE_AGAIN_S:
+                chosen = now
+                await self._screen.choose(self._console)
             await self._screen.changed()
 
 

@@ -26,7 +26,7 @@ def typed(rows: Sequence[str]) -> str | None:
     :return: without the blanks at its end, which look like none.
     """
     last = _last(rows)
-    for first in range(last, -1, -1):
+    for first in range(last, -1, -1) if rows else ():
         if rows[first].startswith(PROMPT):
             return "".join(rows[first : last + 1])[len(PROMPT) :].rstrip()
         if first and not _is_full(rows[first - 1]):

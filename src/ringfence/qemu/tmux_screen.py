@@ -6,29 +6,18 @@ import asyncio
 import contextlib
 
 from ringfence.errors import MonitorError, MonitorGoneError, UsageError
-from ringfence.qemu.screen_text import PROMPT
 
-_COLUMNS, _ROWS = 80, 30  # QEMU's text console: 640x480 pixels, or less
+_COLUMNS, _ROWS = 80, 30
+"""QEMU's text console: 640x480 pixels, or less. QEMU 7.2 mixes up its rows where the pane is wider or narrower."""
+
 _LOOK_AGAIN_S = 0.05
 _ALIVE_S = 0.5
 _LOOKS, _DRAWN_S = 10, 0.02
 _ESCAPE = "\x1b"
 
 
-def console_rows(lines: list[str], width: int) -> list[str]:
-    """The console's rows in the lines of a pane.
-
-    QEMU 7.2 lays out its text console, 80 wide, as if it were as wide as the pane: then a row of it goes on in the
-    pane's next line. Where the lines make more sense as they stand, they are left so.
-    """
-    pane = [line.ljust(width)[:width] for line in lines]
-    cells = "".join(pane)
-    console = [cells[at : at + _COLUMNS].ljust(_COLUMNS) for at in range(0, len(cells), _COLUMNS)]
-    return max(console, pane, key=lambda rows: sum(row.startswith(PROMPT) for row in rows))
-
-
 class TmuxScreen:
-    """A `screen.Screen`. Make one with `open`. A window too small for QEMU's console is made larger meanwhile."""
+    """A `screen.Screen`. Make one with `open`. A pane not of the size of QEMU's console is resized meanwhile."""
 
     def __init__(self, target: str) -> None:
         """:param target: a pane, as tmux's -t takes it."""
@@ -37,25 +26,33 @@ class TmuxScreen:
 
     @classmethod
     async def open(cls, target: str) -> TmuxScreen:
-        """Find the pane.
+        """Find the pane, and give it the size it needs.
 
-        :raise UsageError: tmux knows no such pane.
+        :raise UsageError: tmux knows no such pane, or cannot resize it.
         :raise MonitorError: tmux is not installed.
         """
         screen = cls(target)
+        sizes = ""
+        reason = ""
         try:
-            answer = await screen._ask("#{pane_width} #{pane_height} #{window_width} #{window_height}")
+            sizes = await screen._ask("#{pane_width} #{pane_height} #{window_width} #{window_height}")
         except MonitorGoneError as error:
-            raise UsageError(
-                f"tmux has no pane {target!r}: {error.message}", hint="`tmux list-panes -a` lists them"
-            ) from None
-        width, height, window_width, window_height = map(int, answer.split())
-        wanted_width = max(width, _COLUMNS)
-        wanted_height = max(height, -(-_COLUMNS * _ROWS // wanted_width))
-        if (wanted_width, wanted_height) != (width, height):
+            reason = f": {error}"
+        if not sizes:  # tmux does not fail for a pane that is not there
+            raise UsageError(f"tmux has no pane {target!r}{reason}", hint="`tmux list-panes -a` lists them")
+        width, height, window_width, window_height = map(int, sizes.split())
+        wanted_height = max(height, _ROWS)
+        if (width, height) != (_COLUMNS, wanted_height):
             screen._size_before = window_width, window_height
-            await screen._resize(window_width - width + wanted_width, window_height - height + wanted_height)
+            await screen._resize(window_width - width + _COLUMNS, window_height - height + wanted_height)
             await asyncio.sleep(_ALIVE_S)  # QEMU draws anew
+            got = await screen._ask("#{pane_width} #{pane_height}")
+            if got != f"{_COLUMNS} {wanted_height}":
+                await screen.close()
+                raise UsageError(
+                    f"tmux pane {target!r} is of {width}x{height} characters, and cannot be of {_COLUMNS}x{_ROWS}",
+                    hint="give QEMU a window of its own: tmux break-pane",
+                )
         return screen
 
     @property
@@ -71,13 +68,10 @@ class TmuxScreen:
             before, seen = seen, await self._capture()
             if seen == before:
                 break
-        width, *lines = seen.split("\n")
-        return console_rows(lines[:-1], int(width))
+        return [line.ljust(_COLUMNS)[:_COLUMNS] for line in seen.split("\n")[:-1]]
 
     async def _capture(self) -> str:
-        """The pane's width, and its lines."""
-        show = ["display-message", "-p", "-t", self._target, "#{pane_width}", ";"]
-        return await _tmux(*show, "capture-pane", "-p", "-t", self._target)
+        return await _tmux("capture-pane", "-p", "-t", self._target)
 
     async def type(self, text: str) -> None:
         """See `Screen.type`."""
