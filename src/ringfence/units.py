@@ -23,6 +23,7 @@ IOPS = "iops"
 COUNT = "count"
 SECONDS = "s"
 NAME = "name"
+SWITCH = "on/off"
 
 KIB, MIB, GIB, TIB = 1024, 1024**2, 1024**3, 1024**4
 

@@ -107,7 +107,7 @@ def _print_plan(steps: Sequence[Step], output: Format) -> None:
 
 def _shown(result: Result, value: int | str | None) -> str:
     if value is None:
-        return "unlimited" if result.row.lifts else "unknown"
+        return result.row.lifted if result.row.lifts else "unknown"
     return units.format_value(result.row.unit, value)
 
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from ringfence.core.knob import Knob, Observation, Outcome, Part, Row, Value, Verdict, Wants
+from ringfence.core.knob import Foresees, Knob, Makes, Observation, Outcome, Part, Row, Value, Verdict, Wants
 from ringfence.core.requests import Agent, Qmp
 from ringfence.engine.driver import Edges, ProgressCallback, no_progress, run
 from ringfence.errors import RingfenceError, UsageError
@@ -96,22 +96,34 @@ async def plan(edges: Edges, values: Mapping[str, str | int | float | None], *, 
     """
     keys = [registry.parse_key(text) for text in values]
     wanted = {key.text: registry.parse_value(key, values[key.text]) for key in keys}
-    observed: dict[str, tuple[Part, ...]] = {}
-    steps: dict[tuple[str, str], Step] = {}
+    observed: dict[Knob, tuple[Part, ...]] = {}
+    steps: dict[tuple[Knob, str], Step] = {}
     for key in keys:
-        prefix = key.knob.prefix
-        if prefix not in observed:
-            observed[prefix] = await run(key.knob.observe(), edges)
-        part = registry.pick(observed[prefix], key)
-        step = steps.setdefault((prefix, part.name), Step(key.knob, part, {}, {}))
+        if key.knob not in observed:
+            observed[key.knob] = await run(key.knob.observe(), edges)
+        part = registry.pick(observed[key.knob], key)
+        step = steps.setdefault((key.knob, part.name), Step(key.knob, part, {}, {}))
         if key.leaf in step.keys:
             raise UsageError(f"{key.text} and {step.keys[key.leaf].text} are the same", hint="give it once")
-        steps[prefix, part.name] = step._replace(
+        steps[key.knob, part.name] = step._replace(
             wants={**step.wants, key.leaf: wanted[key.text]}, keys={**step.keys, key.leaf: key}
         )
-    for step in steps.values():
+    ordered = _in_order(list(steps.values()))
+    for step in ordered:
         step.knob.check(step.part, step.wants, force=force)
-    return list(steps.values())
+    return ordered
+
+
+def _in_order(steps: list[Step]) -> list[Step]:
+    """Steps that make what others need first, else as the user wrote them; each as the ones before leave it."""
+    ordered: list[Step] = []
+    for step in sorted(steps, key=lambda step: not isinstance(step.knob, Makes)):
+        if isinstance(step.knob, Foresees):
+            part = step.knob.foresee(step.part, [(earlier.part, earlier.wants) for earlier in ordered])
+            ordered.append(step._replace(part=part))
+        else:
+            ordered.append(step)
+    return ordered
 
 
 async def apply(

@@ -6,13 +6,23 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from ringfence import units
-from ringfence.core.knob import Knob, Part, Row, Value
+from ringfence.core.knob import Knob, Makes, Part, Row, Value
 from ringfence.errors import UsageError
-from ringfence.knobs.disk_throttle import DiskThrottle
+from ringfence.knobs.disk.histogram import LatencyHistogram
+from ringfence.knobs.disk.membership import PoolMembership
+from ringfence.knobs.disk.pools import Pools
+from ringfence.knobs.disk.throttle import DiskThrottle
 from ringfence.knobs.memory import MemoryTarget
 from ringfence.knobs.vcpus import Vcpus
 
-KNOBS: tuple[Knob, ...] = (MemoryTarget(), Vcpus(), DiskThrottle())
+KNOBS: tuple[Knob, ...] = (
+    MemoryTarget(),
+    Vcpus(),
+    DiskThrottle(),
+    PoolMembership(),
+    LatencyHistogram(),
+    Pools(),
+)
 
 
 class Key(NamedTuple):
@@ -41,7 +51,7 @@ def parse_key(text: str) -> Key:
         for row in knob.rows:
             instance = _instance(text, row.key)
             if instance is not None:
-                leaf = row.key.removeprefix(knob.prefix).removeprefix(".<disk>").removeprefix(".")
+                leaf = row.key.partition(">.")[2] or row.key.removeprefix(knob.prefix).removeprefix(".")
                 if best is None or len(leaf) > len(best.leaf):
                     best = Key(text, knob, instance, leaf, row)
     if best is None:
@@ -65,15 +75,15 @@ def _unknown(text: str) -> UsageError:
     known = [row.key for row in rows()]
     shown = text
     parts = text.split(".")
-    if parts[0] == "disk" and len(parts) > 2:
-        shown = ".".join(["disk", "<disk>", *parts[2:]])
+    if parts[0] in ("disk", "pool") and len(parts) > 2:
+        shown = ".".join([parts[0], f"<{parts[0]}>", *parts[2:]])
     near = difflib.get_close_matches(shown, known, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"known keys begin with {', '.join(_prefixes())}"
     return UsageError(f"there is no knob {text!r}", hint=f"{hint} `ringfence show VM --all` lists every key")
 
 
 def _prefixes() -> list[str]:
-    return [knob.prefix for knob in KNOBS]
+    return list(dict.fromkeys(knob.prefix for knob in KNOBS))
 
 
 def parse_value(key: Key, value: str | int | float | None) -> Value | None:
@@ -88,6 +98,8 @@ def parse_value(key: Key, value: str | int | float | None) -> Value | None:
         return None
     if unit == units.NAME:
         return _name(key, str(value))
+    if unit == units.SWITCH:
+        return _switch(key, str(value))
     if isinstance(value, str):
         try:
             number = int(units.parse_seconds(value)) if unit == units.SECONDS else units.parse(unit, value)
@@ -108,8 +120,14 @@ def _name(key: Key, value: str) -> str:
     return value
 
 
+def _switch(key: Key, value: str) -> Value | None:
+    if value.strip().lower() == "on":
+        return "on"
+    raise UsageError(f"{key.text}={value} is neither on nor off", hint=f"write {key.text}=on or {key.text}=off")
+
+
 def pick(parts: tuple[Part, ...], key: Key) -> Part:
-    """The part that the key's instance names.
+    """The part that the key's instance names, or the one to be made by naming it.
 
     :raise UsageError: nobody, or more than one, is called so; the hint lists every name.
     """
@@ -118,6 +136,8 @@ def pick(parts: tuple[Part, ...], key: Key) -> Part:
     found = [part for part in parts if key.instance == part.name or key.instance in part.aliases]
     if len(found) == 1:
         return found[0]
+    if not found and isinstance(key.knob, Makes):
+        return key.knob.absent(key.instance)
     names = "; ".join(" = ".join((part.name, *part.aliases)) for part in (found or parts))
     if found:
         raise UsageError(

@@ -10,7 +10,7 @@ from ringfence.core.knob import Outcome, Part, Verdict
 from ringfence.core.requests import Qmp
 from ringfence.errors import MonitorRefusedError, TenantError, UsageError
 from ringfence.knobs import registry
-from ringfence.knobs.disk_throttle import DiskThrottle
+from ringfence.knobs.disk.throttle import DiskThrottle
 from ringfence.testing.steps import PaperVm
 
 KNOB = DiskThrottle()

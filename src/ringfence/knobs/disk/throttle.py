@@ -8,11 +8,24 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from ringfence import units
 from ringfence.core.knob import Observation, Outcome, Part, Row, Value, Verdict, Wants
 from ringfence.core.requests import Agent, Qmp, Steps
 from ringfence.errors import MonitorRefusedError, UsageError
-from ringfence.knobs import disk_limits, disk_names
-from ringfence.knobs.disk_limits import FIELDS, RATES, Limits
+from ringfence.knobs.disk import limits as disk_limits
+from ringfence.knobs.disk import names as disk_names
+from ringfence.knobs.disk.limits import FIELDS, RATES, Limits
+
+_MECHANISM = "block_set_io_throttle"
+_GROUP = Row(
+    key="disk.<disk>.group",
+    unit=units.NAME,
+    mechanism=_MECHANISM,
+    help="throttle group whose members share one set of limits, in place of their own",
+    lifts=True,
+    main=False,
+    lifted="none",
+)
 
 
 class State(NamedTuple):
@@ -34,7 +47,7 @@ class DiskThrottle:
     """See the module."""
 
     prefix = "disk"
-    rows: tuple[Row, ...] = disk_limits.ROWS
+    rows: tuple[Row, ...] = (*disk_limits.rows("disk.<disk>", _MECHANISM), _GROUP)
     events: tuple[str, ...] = ()
 
     def observe(self) -> Steps[tuple[Part, ...]]:
@@ -57,9 +70,9 @@ class DiskThrottle:
         """Raise UsageError for what QEMU would refuse, TenantError for an empty drive; `force` is no matter."""
         self.observation(part, self.rows[0]).refuse_unavailable()
         for leaf, value in wants.items():
-            disk_limits.check_value(part.name, leaf, value)
+            disk_limits.check_value(f"disk.{part.name}", leaf, value)
         limits, _ = _wanted(part, wants)
-        disk_limits.check_together(part.name, limits)
+        disk_limits.check_together(f"disk.{part.name}", limits)
         if wants.get("group") and not any(limits[field] for field in RATES.values()):
             raise UsageError(
                 f"disk {part.name} cannot join group {wants['group']!r} without a limit: QEMU forgets it",

@@ -1,6 +1,9 @@
-"""PURE: the nineteen numbers of a disk's throttle, how wants are laid over them, and QEMU's rules for them.
+"""PURE: the nineteen numbers of a throttle, how wants are laid over them, and QEMU's rules for them.
 
-Sources: QEMU qapi/block-core.json (BlockIOThrottle), docs/throttle.txt, and the validity rules it states.
+A disk's own throttle and a throttle-group object have the same numbers under two spellings.
+
+Sources: QEMU qapi/block-core.json (BlockIOThrottle), qapi/qom.json (ThrottleLimits), docs/throttle.txt, and the
+validity rules it states.
 """
 
 from __future__ import annotations
@@ -13,7 +16,6 @@ from ringfence.core.knob import Row, Value, Wants
 from ringfence.errors import UsageError
 
 LIMIT_MAX = 10**15
-_MECHANISM = "block_set_io_throttle"
 _DIRECTIONS = {
     "": ("", "reads and writes together"),
     ".read": ("_rd", "reads"),
@@ -32,44 +34,70 @@ FIELDS = {
 }
 """Leaf of every number to QEMU's field."""
 
+_OBJECT_ENDINGS = {"": "", "_max": "-max", "_max_length": "-max-length"}
+OBJECT_FIELDS = {
+    f"{field}{ending}": f"{leaf.replace('.', '-') if '.' in leaf else f'{leaf}-total'}{object_ending}"
+    for leaf, field in RATES.items()
+    for ending, object_ending in _OBJECT_ENDINGS.items()
+} | {"iops_size": "iops-size"}
+"""QEMU's field for a disk to its field of a throttle-group object: `iops_rd_max` to `iops-read-max`."""
+
 Limits: TypeAlias = Mapping[str, int]
 """QEMU's field to its number, every one of FIELDS' values; 0 is unset."""
 
 
-def _rate_rows(kind: str, leaf: str, words: str) -> tuple[Row, Row, Row]:
-    unit, noun = _KINDS[kind]
-    key = f"disk.<disk>.{kind}{leaf}"
-    return (
-        Row(key, unit, _MECHANISM, f"{noun} per second, {words}", True, leaf == ""),
-        Row(f"{key}.burst", unit, _MECHANISM, f"{noun} per second while a burst lasts, {words}", True, False),
-        Row(f"{key}.burst_length", units.SECONDS, _MECHANISM, "whole seconds a full burst may last", True, False),
+def rows(part: str, mechanism: str) -> tuple[Row, ...]:
+    """The row of every number.
+
+    :param part: what the keys begin with, such as `disk.<disk>`.
+    """
+    rates = (
+        row
+        for kind in _KINDS
+        for leaf, (_, words) in _DIRECTIONS.items()
+        for row in _rate_rows(part, mechanism, kind, leaf, words)
     )
+    text = "a request larger than this counts as several against an iops limit"
+    return *rates, Row(f"{part}.io_size", units.BYTES, mechanism, text, lifts=True, main=False)
 
 
-ROWS: tuple[Row, ...] = (
-    *(r for kind in _KINDS for leaf, (_, words) in _DIRECTIONS.items() for r in _rate_rows(kind, leaf, words)),
-    Row(
-        key="disk.<disk>.io_size",
-        unit=units.BYTES,
-        mechanism=_MECHANISM,
-        help="a request larger than this counts as several against an iops limit",
-        lifts=True,
-        main=False,
-    ),
-    Row(
-        key="disk.<disk>.group",
-        unit=units.NAME,
-        mechanism=_MECHANISM,
-        help="throttle group whose members share one set of limits",
-        lifts=True,
-        main=False,
-    ),
-)
+def _rate_rows(part: str, mechanism: str, kind: str, leaf: str, words: str) -> tuple[Row, Row, Row]:
+    unit, noun = _KINDS[kind]
+    key = f"{part}.{kind}{leaf}"
+    return (
+        Row(key, unit, mechanism, f"{noun} per second, {words}", True, leaf == ""),
+        Row(f"{key}.burst", unit, mechanism, f"{noun} per second while a burst lasts, {words}", True, False),
+        Row(f"{key}.burst_length", units.SECONDS, mechanism, "whole seconds a full burst may last", True, False),
+    )
 
 
 def read(inserted: Mapping[str, Any]) -> dict[str, int]:
     """Every limit of a disk from `query-block`'s `inserted`, fields QEMU leaves out as 0."""
-    return {field: int(inserted.get(field, 0)) for field in FIELDS.values()}
+    return _read({field: int(inserted.get(field, 0)) for field in FIELDS.values()})
+
+
+def read_object(found: Mapping[str, Any]) -> dict[str, int]:
+    """Every limit of a throttle-group object from its `limits`, under the fields of a disk."""
+    return _read({field: int(found.get(object_field, 0)) for field, object_field in OBJECT_FIELDS.items()})
+
+
+def _read(limits: dict[str, int]) -> dict[str, int]:
+    """A length that stands without its burst is QEMU's filling, not a limit: it is read as 0."""
+    for field in RATES.values():
+        if not limits[f"{field}_max"]:
+            limits[f"{field}_max_length"] = 0
+    return limits
+
+
+def write_object(limits: Limits) -> dict[str, int]:
+    """The complete `limits` of a throttle-group object.
+
+    QEMU keeps what is left out as it is, so all are named; and it refuses a length of 0 even without a burst.
+    """
+    return {
+        object_field: limits[field] or int(field.endswith("_max_length"))
+        for field, object_field in OBJECT_FIELDS.items()
+    }
 
 
 def lay_over(limits: Limits, wants: Wants) -> dict[str, int]:
@@ -95,46 +123,45 @@ def lay_over(limits: Limits, wants: Wants) -> dict[str, int]:
     return merged
 
 
-def check_value(disk: str, leaf: str, value: Value | None) -> None:
-    """:raise UsageError: the value alone is out of range."""
-    if leaf == "group" or value is None:
+def check_value(part: str, leaf: str, value: Value | None) -> None:
+    """:raise UsageError: the value of `part`'s leaf alone is out of range."""
+    if leaf not in FIELDS or value is None:
         return
     number = int(value)
     if leaf.endswith(".burst_length"):
         if not 1 <= number <= 2**32 - 1:
             raise UsageError(
-                f"disk.{disk}.{leaf}={number} is out of range", hint="a burst lasts at least 1 s, in whole seconds"
+                f"{part}.{leaf}={number} is out of range", hint="a burst lasts at least 1 s, in whole seconds"
             )
     elif number > LIMIT_MAX:
-        raise UsageError(f"disk.{disk}.{leaf}={number} is above QEMU's largest limit", hint="at most 10^15")
+        raise UsageError(f"{part}.{leaf}={number} is above QEMU's largest limit", hint="at most 10^15")
 
 
-def check_together(disk: str, limits: Limits) -> None:
+def check_together(part: str, limits: Limits) -> None:
     """Check the limits as a whole by QEMU's rules, in the user's keys.
 
+    :param part: what the keys begin with, such as `disk.vda`.
     :raise UsageError: a combination QEMU would refuse; the hint names the keys to change.
     """
     for kind in _KINDS:
-        _check_exclusive(disk, kind, limits, "")
-        _check_exclusive(disk, kind, limits, ".burst")
+        _check_exclusive(part, kind, limits, "")
+        _check_exclusive(part, kind, limits, ".burst")
     for leaf, field in RATES.items():
-        _check_burst(f"disk.{disk}.{leaf}", limits[field], limits[f"{field}_max"], limits[f"{field}_max_length"])
+        _check_burst(f"{part}.{leaf}", limits[field], limits[f"{field}_max"], limits[f"{field}_max_length"])
     if limits["iops_size"] and not any(limits[RATES[f"iops{leaf}"]] for leaf in _DIRECTIONS):
-        raise UsageError(
-            f"disk.{disk}.io_size has no meaning without an iops limit", hint=f"set disk.{disk}.iops with it"
-        )
+        raise UsageError(f"{part}.io_size has no meaning without an iops limit", hint=f"set {part}.iops with it")
 
 
-def _check_exclusive(disk: str, kind: str, limits: Limits, ending: str) -> None:
+def _check_exclusive(part: str, kind: str, limits: Limits, ending: str) -> None:
     total = f"{kind}{ending}"
     parts = [f"{kind}{leaf}{ending}" for leaf in (".read", ".write")]
     clashing = [leaf for leaf in parts if limits[FIELDS[leaf]]]
     if limits[FIELDS[total]] and clashing:
-        lifted = " ".join(f"disk.{disk}.{leaf}=unlimited" for leaf in clashing)
+        lifted = " ".join(f"{part}.{leaf}=unlimited" for leaf in clashing)
         raise UsageError(
             f"a total and a read or write limit exclude each other: {total}={limits[FIELDS[total]]} and "
             + ", ".join(f"{leaf}={limits[FIELDS[leaf]]}" for leaf in clashing),
-            hint=f"lift one side in the same command: disk.{disk}.{total}=unlimited, or {lifted}",
+            hint=f"lift one side in the same command: {part}.{total}=unlimited, or {lifted}",
         )
 
 

@@ -1,11 +1,13 @@
 """Which disk does the user mean? Every name a person may know a disk by, resolved to one QOM path.
 
 Names, for one disk: its place in the guest (`vda`), QEMU's drive name (`virtio2`, `ide0-hd0`), its device id,
-its node name, and its QOM path. The path is what `block_set_io_throttle` takes for every kind of disk.
+its node names, and its QOM path. The path is what `block_set_io_throttle` takes for every kind of disk, NVMe
+controllers and namespaces among them.
 
 The place in the guest is worked out the way Linux comes to it: virtio disks are named in the order in which
 their PCI functions are scanned, a bus before the bridges on it; hot-plugged ones come after. For SCSI, IDE and
-NVMe disks the guest probes concurrently, so a name is given only when there is a single disk of that kind.
+NVMe disks the guest probes concurrently, so a name is given only when there is a single disk of that kind, and
+to an NVMe disk only when no other NVMe controller may take its number.
 """
 
 from __future__ import annotations
@@ -18,6 +20,10 @@ from ringfence.core.requests import Qmp, Steps
 
 _VIRTIO_BACKEND = "/virtio-backend"
 _PERIPHERAL = "/machine/peripheral/"
+_FILTERS = ("throttle", "copy-on-read")
+
+FILTER_PREFIX = "ringfence-filter-"
+"""Begins the node name of every filter that ringfence put in: no name of the disk."""
 
 
 class Disk(NamedTuple):
@@ -26,6 +32,7 @@ class Disk(NamedTuple):
     :param qdev: QOM path (or id) as `query-block` gives it.
     :param block_backend: QEMU's name of the drive, empty for those made by -blockdev.
     :param inserted: QEMU's description of the medium, limits included; empty for an empty drive.
+    :param nodes: its block nodes from the device down; only the first where no filter stands above the image.
     """
 
     name: str
@@ -33,36 +40,59 @@ class Disk(NamedTuple):
     qdev: str
     block_backend: str
     inserted: Mapping[str, Any]
+    nodes: tuple[str, ...] = ()
 
     @property
     def short_path(self) -> str:
         """The QOM path as commands take it: one below /machine/peripheral may be given without that."""
         return self.qdev.removeprefix(_PERIPHERAL)
 
+    @property
+    def frontend(self) -> str:
+        """The QOM path of the device as it was added: it has the properties a user knows, such as `drive`."""
+        path = self.qdev.removesuffix(_VIRTIO_BACKEND)
+        return path if path.startswith("/") else f"{_PERIPHERAL}{path}"
+
 
 def observe() -> Steps[tuple[Disk, ...]]:
     """Read every disk of the VM with all its names, in QEMU's order."""
     blocks = [block for block in (yield Qmp("query-block")) if block.get("qdev")]
+    chains: Mapping[str, tuple[str, ...]] = {}
+    if any((block.get("inserted") or {}).get("drv") in _FILTERS for block in blocks):
+        chains = node_chains((yield Qmp("query-blockstats")))
     places = yield from _places([block["qdev"] for block in blocks])
-    return tuple(_disk(block, places.get(block["qdev"], "")) for block in blocks)
+    return tuple(_disk(block, places.get(block["qdev"], ""), chains) for block in blocks)
 
 
-def _disk(block: Mapping[str, Any], place: str) -> Disk:
+def node_chains(stats: Sequence[Mapping[str, Any]]) -> dict[str, tuple[str, ...]]:
+    """The block nodes of each disk, from the device down, by QOM path, from `query-blockstats`."""
+    chains: dict[str, tuple[str, ...]] = {}
+    for entry in stats:
+        node: Mapping[str, Any] | None = entry
+        nodes: list[str] = []
+        while node:
+            nodes.append(str(node.get("node-name", "")))
+            node = node.get("parent")  # QEMU's word for what stands below
+        chains[str(entry.get("qdev", ""))] = tuple(nodes)
+    return chains
+
+
+def _disk(block: Mapping[str, Any], place: str, chains: Mapping[str, tuple[str, ...]]) -> Disk:
     qdev = block["qdev"]
     inserted = block.get("inserted") or {}
     frontend = qdev.removesuffix(_VIRTIO_BACKEND)
     device_id = frontend.removeprefix(_PERIPHERAL)
-    node = inserted.get("node-name", "")
+    nodes = chains.get(qdev) or tuple(filter(None, [inserted.get("node-name", "")]))
     names = [
         place,
         block.get("device", ""),
         device_id if "/" not in device_id else "",
-        "" if node.startswith("#") else node,
+        *(node for node in nodes if not node.startswith(("#", FILTER_PREFIX))),
         qdev,
         frontend,
     ]
     known = tuple(dict.fromkeys(name for name in names if name))
-    return Disk(known[0], known[1:], qdev, block.get("device", ""), inserted)
+    return Disk(known[0], known[1:], qdev, block.get("device", ""), inserted, nodes)
 
 
 def _frontend_path(qdev: str) -> str:
@@ -83,9 +113,9 @@ def _places(qdevs: Sequence[str]) -> Steps[dict[str, str]]:
     for qdev, qom_type in zip(qdevs, types, strict=True):
         if qom_type.startswith("virtio-blk"):
             kinds["vd"].append(qdev)
-        elif qom_type in ("scsi-hd", "scsi-block", "ide-hd"):
+        elif qom_type in ("scsi-hd", "scsi-block", "scsi-disk", "ide-hd", "ide-drive"):
             kinds["sd"].append(qdev)
-        elif qom_type == "nvme":
+        elif qom_type in ("nvme", "nvme-ns"):
             kinds["nvme"].append(qdev)
     pci = [qdev for qdev, qom_type in zip(qdevs, types, strict=True) if qom_type.startswith("virtio-blk-pci")]
     places: dict[str, str] = {}
@@ -95,9 +125,15 @@ def _places(qdevs: Sequence[str]) -> Steps[dict[str, str]]:
         places.update({qdev: f"vd{_letters(index)}" for index, qdev in enumerate(virtio)})
     if len(kinds["sd"]) == 1:
         places[kinds["sd"][0]] = "sda"
-    if len(kinds["nvme"]) == 1:
+    if len(kinds["nvme"]) == 1 and (yield from _nvme_controllers()) == 1:
         places[kinds["nvme"][0]] = "nvme0n1"
     return places
+
+
+def _nvme_controllers() -> Steps[int]:
+    """How many there are, those without a disk among them."""
+    lists = yield [Qmp("qom-list", {"path": f"/machine/{where}"}) for where in ("peripheral", "peripheral-anon")]
+    return sum(child["type"] == "child<nvme>" for children in lists for child in children)
 
 
 def _letters(index: int) -> str:
@@ -133,3 +169,8 @@ def _scan_key(path: str, where: Mapping[str, tuple[int, str]]) -> tuple[tuple[in
         devfn, bridge = where[bridge]
         key.insert(0, (1, devfn))
     return tuple(key)
+
+
+def controller(bus: str) -> str:
+    """The QOM path of the device whose bus this is: `/machine/peripheral/sc0/virtio-backend/sc0.0` is of `sc0`."""
+    return bus.rpartition("/")[0].removesuffix(_VIRTIO_BACKEND)
