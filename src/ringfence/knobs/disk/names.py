@@ -86,7 +86,7 @@ def _disk(block: Mapping[str, Any], place: str, chains: Mapping[str, tuple[str, 
     names = [
         place,
         block.get("device", ""),
-        device_id if "/" not in device_id else "",
+        "" if device_id.startswith("/") else device_id.split("/")[0],
         *(node for node in nodes if not node.startswith(("#", FILTER_PREFIX))),
         qdev,
         frontend,
