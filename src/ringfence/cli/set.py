@@ -90,6 +90,7 @@ def _print_plan(steps: Sequence[Step], output: Format) -> None:
             "part": step.part.name,
             "keys": [k.text for k in step.keys.values()],
             "requests": [r.wire() for r in step.requests()],
+            "notes": list(step.notes()),
         }
         for step in steps
     ]
@@ -101,6 +102,8 @@ def _print_plan(steps: Sequence[Step], output: Format) -> None:
                 print(f"# {', '.join(k.text for k in step.keys.values())}: already so")
             for request in requests:
                 print(json.dumps(request.wire()))
+            for text in step.notes():
+                note(f"  {', '.join(k.text for k in step.keys.values())}: {text}")
 
     emit(data, output, render)
 

@@ -49,6 +49,11 @@ class Step(NamedTuple):
         """Exactly what would be sent to change the VM."""
         return self.knob.changes(self.part, self.wants)
 
+    def notes(self) -> tuple[str, ...]:
+        """What else is to be known of what would be changed, such as who shares it."""
+        found = (note for leaf in self.keys for note in self._observation(leaf, self.part).notes)
+        return tuple(dict.fromkeys(found))
+
     def _observation(self, leaf: str, part: Part) -> Observation:
         return self.knob.observation(part, self.keys[leaf].row)
 
