@@ -5,6 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import NamedTuple
 
+from ringfence.core.knob import Makes
 from ringfence.core.model import Vm
 from ringfence.engine.api import OpenVm, open_vm
 from ringfence.errors import AgentAbsentError, RingfenceError
@@ -87,11 +88,11 @@ async def _agent(opened: OpenVm) -> Finding:
 async def _knobs(opened: OpenVm) -> list[Finding]:
     findings: list[Finding] = []
     for knob, parts in await opened.parts():
-        if not parts:
+        if not parts and not isinstance(knob, Makes):
             findings.append(Finding(knob.prefix, Health.ADVICE, f"this VM has no {knob.prefix}"))
         for part in parts:
             first = knob.observation(part, knob.rows[0])
-            about = f"{knob.prefix}.{part.name}" if part.name else first.key
+            about = f"{knob.prefix}.{part.name}" if part.name and len(knob.rows) > 1 else first.key
             if first.unavailable:
                 fix = "; ".join(advice.option for advice in first.advice)
                 findings.append(Finding(about, Health.MISSING, first.unavailable, fix))

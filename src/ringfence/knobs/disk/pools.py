@@ -50,7 +50,7 @@ class Pools:
         state: State = part.state
         leaf = row.key.removeprefix("pool.<pool>.")
         now = state.pool.limits[FIELDS[leaf]] or None
-        notes = (_members(state.pool),) if now or leaf == "iops" else ()
+        notes = (_members(state.pool),) if state.exists and (now or leaf == "iops") else ()
         return Observation(row, f"pool.{part.name}.{leaf}", now, now, 1, limits.LIMIT_MAX, notes=notes)
 
     def check(self, part: Part, wants: Wants, *, force: bool) -> None:
@@ -94,7 +94,8 @@ class Pools:
         if held != wanted:
             detail = "QEMU accepted the command and holds other limits: another client may be setting them too"
             return Outcome(Verdict.FAILED, after, by="QEMU", detail=detail)
-        return Outcome(Verdict.APPLIED, after, notes=(f"pool {pool.name!r}: {_members(pool)}",))
+        told = _members(pool) if part.state.exists else "made; a disk joins it by disk.<disk>.pool"
+        return Outcome(Verdict.APPLIED, after, notes=(f"pool {pool.name!r}: {told}",))
 
 
 def new_pool(name: str) -> Pool:
