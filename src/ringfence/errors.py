@@ -10,9 +10,10 @@
     │   ├── MonitorProtocolError             what came back is not QMP
     │   └── MonitorRefusedError              QEMU answered with an error
     ├── HostError                   exit 5   the kernel or a host program said no
-    └── GuestError                  exit 6   the guest, or its agent
-        ├── AgentAbsentError                 nothing answers on the agent's channel (retry helps)
-        └── AgentRefusedError                the agent answered with an error
+    ├── GuestError                  exit 6   the guest, or its agent
+    │   ├── AgentAbsentError                 nothing answers on the agent's channel (retry helps)
+    │   └── AgentRefusedError                the agent answered with an error
+    └── InterruptError              exit 130 somebody ended it before it was done, such as by Ctrl-C
 
 An error's text says what happened; `hint` says what to do next; `state` says what was left behind
 when something had already been changed. Only `ringfence.cli` turns errors into exit codes.
@@ -37,6 +38,10 @@ class RingfenceError(Exception):
         self.message = message
         self.hint = hint
         self.state = state
+
+    def add_state(self, text: str) -> None:
+        """Add to what is left behind, on the way up from where the error was met."""
+        self.state = f"{self.state.rstrip('.')}; {text}" if self.state else text
 
 
 class UsageError(RingfenceError):
@@ -86,8 +91,15 @@ class MonitorRefusedError(MonitorError):
     def __init__(
         self, message: str, *, error_class: str = "GenericError", hint: str = "", state: str = ""
     ) -> None:
-        super().__init__(message, hint=hint, state=state)
+        usual = _NO_SUCH_COMMAND if error_class == "CommandNotFound" else _QEMUS_REASON
+        super().__init__(message, hint=hint or usual, state=state)
         self.error_class = error_class
+
+
+_NO_SUCH_COMMAND = (
+    "this QEMU is too old for it, or was built without it; `ringfence monitor VM --qmp` knows its commands"
+)
+_QEMUS_REASON = "the reason is QEMU's own: see its documentation of the command"
 
 
 class HostError(RingfenceError):
@@ -119,3 +131,9 @@ class AgentAbsentError(GuestError):
 
 class AgentRefusedError(GuestError):
     """The guest agent answered with an error."""
+
+
+class InterruptError(RingfenceError):
+    """Somebody ended it before it was done."""
+
+    exit_code = 130

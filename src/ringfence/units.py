@@ -39,6 +39,14 @@ _EXAMPLES = {
     SECONDS: "10s, 500ms, 2min or a number of seconds",
 }
 
+_NAMES = {
+    BYTES: "bytes",
+    BYTES_PER_S: "bytes per second",
+    IOPS: "requests per second",
+    COUNT: "a number",
+    SECONDS: "a duration",
+}
+
 _NUMBER = re.compile(r"([+-]?)([0-9]{0,30})(?:\.([0-9]{0,30}))?\s*([A-Za-z/]*)")
 
 
@@ -53,7 +61,7 @@ class _Quantity(NamedTuple):
 def _split(kind: str, text: str) -> _Quantity:
     match = _NUMBER.fullmatch(text.strip().replace("_", ""))
     if match is None or not (match[2] or match[3]):
-        raise UsageError(f"cannot read {text[:60]!r} as {kind}", hint=f"write {_EXAMPLES[kind]}")
+        raise UsageError(f"cannot read {text[:60]!r} as {_NAMES[kind]}", hint=f"write {_EXAMPLES[kind]}")
     if match[1] == "-":
         raise UsageError(f"{text!r} is negative", hint=f"write {_EXAMPLES[kind]}")
     fraction = match[3] or ""
@@ -125,7 +133,7 @@ def parse(kind: str, text: str) -> int:
         raise UsageError(f"unknown unit {suffix!r} in {text!r}", hint=f"write {_EXAMPLES[kind]}")
     value, rest = divmod(numerator * factor[0], denominator * factor[1])
     if rest and (kind in (IOPS, COUNT) or not value):
-        raise UsageError(f"{text!r} is not a whole number of {kind}", hint=f"write {_EXAMPLES[kind]}")
+        raise UsageError(f"{text!r} comes to no whole number", hint=f"write {_EXAMPLES[kind]}")
     return value
 
 

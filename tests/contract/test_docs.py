@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 import runpy
 from pathlib import Path
+
+from ringfence import errors
+from ringfence.cli.entry import VERBS
+from ringfence.knobs import registry
 
 ROOT = Path(__file__).parents[2]
 
@@ -19,3 +25,34 @@ def test_every_folder_of_the_package_stands_in_the_architecture() -> None:
     assert folders
     for folder in folders:
         assert f"`{folder}/`" in text
+
+
+def first_cells(heading: str) -> list[str]:
+    """The first column of README's table with that heading there, without backquotes."""
+    lines = (ROOT / "README.md").read_text().splitlines()
+    start = lines.index(next(line for line in lines if line.startswith(f"| {heading} |")))
+    rows = itertools.takewhile(lambda line: line.startswith("|"), lines[start + 2 :])
+    return [row.split("|")[1].strip().strip("`") for row in rows]
+
+
+def expanded(text: str) -> list[str]:
+    """A shell's braces: `a{,b}` is `a` and `ab`."""
+    parts = [part.split(",") for part in re.split(r"[{}]", text)]
+    return ["".join(words) for words in itertools.product(*parts)]
+
+
+def test_the_readme_lists_every_verb() -> None:
+    assert first_cells("verb") == list(VERBS)
+
+
+def test_the_readme_lists_every_knob() -> None:
+    listed = [key for cell in first_cells("knob") for key in expanded(cell)]
+    assert sorted(listed) == sorted(row.key for row in registry.rows())
+
+
+def test_the_readme_lists_every_exit_code() -> None:
+    classes = [errors.RingfenceError]
+    for cls in classes:
+        classes += cls.__subclasses__()
+    codes = {0, *(cls.exit_code for cls in classes)}
+    assert first_cells("code") == [str(code) for code in sorted(codes)]

@@ -41,6 +41,7 @@ EXIT_CODES = {
     "GuestError": 6,
     "AgentAbsentError": 6,
     "AgentRefusedError": 6,
+    "InterruptError": 130,
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from ringfence.lab import workloads
 from ringfence.lab.guest import Guest, GuestSpec, up
 from ringfence.lab.image import Image, ensure_image
 from ringfence.qemu.launch import find_qemu
@@ -50,3 +52,18 @@ async def lab_guest(
         if request.node.stash.get(FAILED, False):
             sys.stdout.write(f"--- console of {guest.name}\n{guest.console(60)}\n")
         await guest.down()
+
+
+@pytest.fixture(scope="session")
+def cpu_hotplug(image: Image) -> None:
+    """Skips where the guests' kernel takes no CPU that is plugged; see `workloads.possible_cpus`."""
+
+    async def possible() -> tuple[int, ...]:
+        guest = await up(GuestSpec(f"test-{os.getpid()}-cpus"))
+        try:
+            return await workloads.possible_cpus(guest)
+        finally:
+            await guest.down()
+
+    if len(asyncio.run(possible())) < 2:
+        pytest.skip("without KVM the kernel of this distribution takes no CPU that is plugged")

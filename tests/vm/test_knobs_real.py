@@ -134,7 +134,7 @@ async def test_a_guest_without_a_balloon_driver_is_refused_and_keeps_its_memory(
         assert "driver" in result.detail
 
 
-async def test_vcpus_come_and_go_with_the_agents_help(lab_guest: Boot) -> None:
+async def test_vcpus_come_and_go_with_the_agents_help(cpu_hotplug: None, lab_guest: Boot) -> None:
     guest = await lab_guest(memory_bytes=256 * MIB, vcpus=2, vcpus_max=4)
     async with opened(guest) as vm:
         grown = await set_one(vm, "vcpus", 4)
@@ -147,7 +147,9 @@ async def test_vcpus_come_and_go_with_the_agents_help(lab_guest: Boot) -> None:
             await set_one(vm, "vcpus", 2)
 
 
-async def test_vcpus_without_an_agent_are_applied_by_the_guests_own_policy(lab_guest: Boot) -> None:
+async def test_vcpus_without_an_agent_are_applied_by_the_guests_own_policy(
+    cpu_hotplug: None, lab_guest: Boot
+) -> None:
     guest = await lab_guest(
         memory_bytes=256 * MIB, vcpus_max=2, kernel_options=("ringfence.agent=0", "ringfence.cpu_online=1")
     )

@@ -86,7 +86,7 @@ async def test_kernel_options_take_parts_away(lab_guest):
 @pytest.mark.parametrize(
     ("option", "online"), [("ringfence.cpu_online=0", (0,)), ("ringfence.cpu_online=1", (0, 1))]
 )
-async def test_a_new_cpu_is_left_to_the_agent_unless_told_otherwise(lab_guest, option, online):
+async def test_a_new_cpu_is_left_to_the_agent_unless_told_otherwise(cpu_hotplug, lab_guest, option, online):
     guest = await lab_guest(kernel_options=[option])
     async with await Session.open(guest.files.qmp) as session:
         slots = await session.execute("query-hotpluggable-cpus")

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ringfence.cli import target
-from ringfence.cli.output import Format, console, emit
+from ringfence.cli import completion, target
+from ringfence.cli.output import Format, console, emit, printable
 
 if TYPE_CHECKING:
     from ringfence.core.model import Vm
@@ -22,17 +22,24 @@ def register(app: typer.Typer) -> None:
 
 
 def doctor(
-    vm: Annotated[str | None, typer.Argument(metavar="[VM]", help=target.VM_HELP)] = None,
+    vm: Annotated[
+        str | None, typer.Argument(metavar="[VM]", help=target.VM_HELP, autocompletion=completion.vm_names)
+    ] = None,
     qmp: Annotated[str | None, typer.Option("--qmp", help=target.QMP_HELP)] = None,
+    timeout: Annotated[str | None, typer.Option("--timeout", help=target.TIMEOUT_HELP)] = None,
     output: Annotated[Format, typer.Option("-o", "--output", help="how to print")] = Format.TABLE,
 ) -> None:
-    """What this host and its VMs can do, and the option to add for what is missing. Changes nothing."""
+    """What this host and its VMs can do, and the option to add for what is missing. Changes nothing.
+
+    Exit code: 0 also when something is missing; 2 bad request.
+    """
     from ringfence.qemu.discovery import find_vms
 
+    limits = target.deadlines(timeout)
     named = vm is not None or qmp is not None
     vms = [target.find(vm, qmp)] if named else find_vms()
     report: dict[str, Sequence[Finding]] = {} if named else {"this host": _host()}
-    report |= asyncio.run(_examine(vms))
+    report |= asyncio.run(_examine(vms, limits))
     data = [
         {"subject": subject, "about": f.about, "health": str(f.health), "text": f.text, "fix": f.fix or None}
         for subject, findings in report.items()
@@ -41,11 +48,15 @@ def doctor(
     emit(data, output, lambda: _render(report))
 
 
-async def _examine(vms: Sequence[Vm]) -> dict[str, Sequence[Finding]]:
+async def _examine(vms: Sequence[Vm], limits: target.Deadlines) -> dict[str, Sequence[Finding]]:
     from ringfence.engine.doctor import examine
 
-    found = await asyncio.gather(*(examine(vm) for vm in vms))
-    return {f"VM {vm.name} (pid {vm.pid})": findings for vm, findings in zip(vms, found, strict=True)}
+    found = await asyncio.gather(*(examine(vm, **limits) for vm in vms))
+    return {_subject(vm): findings for vm, findings in zip(vms, found, strict=True)}
+
+
+def _subject(vm: Vm) -> str:
+    return f"VM {vm.name} (pid {vm.pid})" if vm.pid else f"VM {vm.name}"
 
 
 def _host() -> list[Finding]:
@@ -75,12 +86,16 @@ _STYLES: Mapping[str, str] = {"ok": "green", "advice": "yellow", "missing": "red
 
 def _render(report: Mapping[str, Sequence[Finding]]) -> None:
     from rich.table import Table
+    from rich.text import Text
 
     out = console()
     for subject, findings in report.items():
-        table = Table(box=None, pad_edge=False, show_header=False, title=subject, title_justify="left")
+        title = printable(subject)
+        table = Table(box=None, pad_edge=False, show_header=False, title=title, title_justify="left")
         for f in findings:
-            text = f"{f.text}\n[dim]add:[/dim] {f.fix}" if f.fix else f.text
-            table.add_row(f"[{_STYLES[f.health]}]{f.health}[/]", f.about, text)
+            text = Text(printable(f.text))
+            if f.fix:
+                text.append("\nfix: ", style="dim").append(printable(f.fix))
+            table.add_row(Text(f.health, style=_STYLES[f.health]), printable(f.about), text)
         out.print(table)
         out.print()

@@ -9,15 +9,22 @@ gc.disable()
 import importlib  # noqa: E402  (the collector must be off before the imports)
 import os  # noqa: E402
 import sys  # noqa: E402
-from typing import NoReturn  # noqa: E402
+from contextlib import suppress  # noqa: E402
+from typing import Any, NoReturn  # noqa: E402
 
-VERBS = ("ps", "show", "set", "monitor", "doctor", "run", "lab")
+VERBS = ("ps", "show", "set", "monitor", "pool", "doctor", "run", "lab")
+
+_COMPLETE = "_RINGFENCE_COMPLETE"  # set by the scripts that typer makes for shells
 
 
 def _build(arguments: list[str]) -> int:
     """Run the program and return its exit code."""
+    if _COMPLETE in os.environ:
+        # Typer would load it, and take longer than for all the rest, to strip markup that our texts have none of.
+        sys.modules["rich"] = None  # type: ignore[assignment]
     import typer
 
+    from ringfence.cli.output import problem
     from ringfence.errors import RingfenceError
 
     app = typer.Typer(
@@ -32,45 +39,68 @@ def _build(arguments: list[str]) -> int:
     def _program() -> None:
         """Fence in running QEMU virtual machines: see their limits, change them live, prove that they hold."""
 
-    completing = any(
-        name.startswith("_RINGFENCE_COMPLETE") or name == "_TYPER_COMPLETE_ARGS" for name in os.environ
-    )
-    wanted = arguments[0] if arguments and arguments[0] in VERBS and not completing else None
+    wanted = _verb(arguments)
     for verb in (wanted,) if wanted else VERBS:
         importlib.import_module(f"ringfence.cli.{verb}").register(app)
+    # Typer publishes one of its errors of the command line; this is what they all have in common.
+    bad_command_line: type[Exception] = typer.BadParameter.__bases__[0]
     gc.freeze()
     gc.enable()
     try:
-        app(arguments, standalone_mode=True, prog_name="ringfence")
+        result = app(arguments, standalone_mode=False, prog_name="ringfence")
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else int(bool(stop.code))
     except RingfenceError as error:
-        return report(error)
-    return 0
+        problem(error.message, state=error.state, hint=error.hint)
+        return error.exit_code
+    except bad_command_line as error:
+        return _report(error)
+    return result if isinstance(result, int) else 0
 
 
-def report(error: Exception) -> int:
-    """Print a RingfenceError as people read it, on standard error; returns its exit code."""
-    print(f"error: {error}", file=sys.stderr)
-    for label in ("state", "hint"):
-        text = getattr(error, label, "")
-        if text:
-            print(f"{label}: {text}", file=sys.stderr)
-    return int(getattr(error, "exit_code", 1))
+def _verb(arguments: list[str]) -> str | None:
+    """The verb that was asked for, or that the line to complete has; None where all may be needed."""
+    if _COMPLETE in os.environ:
+        arguments = os.environ.get("_TYPER_COMPLETE_ARGS", os.environ.get("COMP_WORDS", "")).split()[1:]
+    return arguments[0] if arguments and arguments[0] in VERBS else None
+
+
+def _report(error: Any) -> int:
+    """Tell of a command line that Typer could not read as of any other bad request; returns the exit code."""
+    from ringfence.cli.output import problem
+    from ringfence.errors import UsageError
+
+    message = error.format_message()
+    if message:  # else it has printed the help
+        command = error.ctx.command_path if error.ctx else "ringfence"
+        problem(message.rstrip("."), hint=f"`{command} -h` tells what it takes")
+    return UsageError.exit_code
+
+
+def _prepare_output() -> None:
+    """Have characters that the terminal's encoding lacks escaped, and a closed stream take what it is given."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - for as long as the process lasts
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def main() -> NoReturn:
     """Run `ringfence` with the process's arguments and exit."""
+    _prepare_output()
     try:
         code = _build(sys.argv[1:])
+        sys.stdout.flush()
     except KeyboardInterrupt:
         code = 130
     except BrokenPipeError:
         code = 141
-    try:
-        sys.stdout.flush()
+    except OSError as error:
+        sys.stderr.write(f"error: the result could not be written: {error.strerror}\n")
+        code = 5
+    with suppress(OSError):
         sys.stderr.flush()
-    except BrokenPipeError:
-        code = 141
     # Nothing is left to release but memory, and taking the modules down one by one takes 10 ms.
     os._exit(code)

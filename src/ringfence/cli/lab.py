@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ringfence.cli import completion
 from ringfence.cli.output import Format, emit, note
 
 if TYPE_CHECKING:
@@ -13,7 +14,8 @@ if TYPE_CHECKING:
     from ringfence.lab.guest import Guest
 
 _FORMAT = typer.Option("-o", "--output", help="How to print.")
-_NAME = typer.Argument(help="The guest's name.", show_default=False)
+_NEW_NAME = typer.Argument(help="The guest's name.", show_default=False)
+_NAME = typer.Argument(help="The guest's name.", show_default=False, autocompletion=completion.guest_names)
 
 _lab = typer.Typer(
     no_args_is_help=True,
@@ -28,7 +30,7 @@ def register(app: typer.Typer) -> None:
 
 @_lab.command()
 def up(
-    name: Annotated[str, _NAME],
+    name: Annotated[str, _NEW_NAME],
     vcpus: Annotated[int, typer.Option(help="vCPUs at the start.")] = 1,
     max_vcpus: Annotated[int, typer.Option(help="vCPUs at most.")] = 4,
     memory: Annotated[str, typer.Option(help="Memory at the start.")] = "512MiB",
@@ -100,7 +102,7 @@ def run(
 
 @_lab.command()
 def down(
-    name: Annotated[str | None, typer.Argument(help="The guest's name.", show_default=False)] = None,
+    name: Annotated[str | None, _NAME] = None,
     every: Annotated[bool, typer.Option("--all", help="Every guest of this user.")] = False,
 ) -> None:
     """End guests and remove all they had, disks included."""
@@ -138,6 +140,7 @@ def demo(
 
 def _render_demo(found: Demo) -> None:
     from rich.table import Table
+    from rich.text import Text
 
     from ringfence import units
     from ringfence.cli.output import console
@@ -156,11 +159,13 @@ def _render_demo(found: Demo) -> None:
     ):
         table.add_column(title)
     for row in found.rows:
-        verdict = row.verdict if row.holds else f"[red]{row.verdict}, does not hold[/red]"
+        verdict = Text(row.verdict) if row.holds else Text(f"{row.verdict}, does not hold", style="red")
         values = [shown(row, value) for value in (row.before, row.asked, row.actual)]
         took = units.format_seconds(row.took_ms / 1e3)
         table.add_row(row.knob, *values, row.evidence, f"{row.error_pct:.1f} %", verdict, took)
     console().print(table)
+    for text in found.left_out:
+        console().print(f"left out: {text}")
     held = sum(row.holds for row in found.rows)
     console().print(f"{held} of {len(found.rows)} rows hold. QEMU {found.qemu}, accelerator {found.accel}.")
 

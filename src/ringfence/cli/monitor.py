@@ -5,18 +5,20 @@ from __future__ import annotations
 import asyncio
 import re
 import sys
-from collections.abc import AsyncIterator, Sequence
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
-from ringfence.cli import monitor_batch, target
+from ringfence.cli import completion, monitor_batch, target
 from ringfence.errors import UsageError
 
 if TYPE_CHECKING:
-    from ringfence.cli.monitor_console import Console
+    from ringfence.cli.monitor_console import Console, Sent
     from ringfence.core.model import Address, Vm
 
+Opening: TypeAlias = "Callable[[], Awaitable[Console]]"
 _HOST_PORT = re.compile(r"[^/\s]*:\d+")
 
 
@@ -26,7 +28,12 @@ def register(app: typer.Typer) -> None:
 
 
 def monitor(
-    vm: Annotated[str, typer.Argument(metavar="VM", help=target.VM_HELP + ", or of its human monitor")],
+    vm: Annotated[
+        str,
+        typer.Argument(
+            metavar="VM", help=target.VM_HELP + ", or of its human monitor", autocompletion=completion.vm_names
+        ),
+    ],
     commands: Annotated[
         list[str] | None,
         typer.Argument(metavar="[COMMAND]...", help="carry these out and leave; quote one that has arguments"),
@@ -35,6 +42,9 @@ def monitor(
     hmp: Annotated[bool, typer.Option("--hmp", help="the human monitor, which is the default")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="show the QMP that is sent, too")] = False,
     keep_going: Annotated[bool, typer.Option("--keep-going", help="do not stop at a command that fails")] = False,
+    timeout: Annotated[
+        str | None, typer.Option("--timeout", help="how long a command may take [default: as long as it takes]")
+    ] = None,
     no_events: Annotated[bool, typer.Option("--no-events", help="do not show events at the prompt")] = False,
 ) -> None:
     """QEMU's own monitor: at a prompt, for the commands given, or for a script on standard input, a line each.
@@ -51,9 +61,15 @@ def monitor(
     """
     if qmp and hmp:
         raise UsageError("--qmp and --hmp exclude each other")
-    code = asyncio.run(
-        _monitor(*_find(vm), commands or [], qmp=qmp, verbose=verbose, keep_going=keep_going, events=not no_events)
-    )
+    interactive = not commands and sys.stdin.isatty()
+    show = _write_out if interactive else _write_err
+    limit_s = None if timeout is None else target.timeout(timeout)
+    info, address = _find(vm)
+    open_ = partial(_open, info, address, qmp=qmp, sent=show if verbose else None, limit_s=limit_s)
+    if interactive:
+        code = asyncio.run(_interact(open_, name=info.name, events=not no_events))
+    else:
+        code = asyncio.run(_carry_out(open_, commands or [], keep_going=keep_going))
     raise typer.Exit(code)
 
 
@@ -71,24 +87,23 @@ def _find(selector: str) -> tuple[Vm, Address | None]:
     return discovery.vm_at(address), address
 
 
-async def _monitor(
-    vm: Vm,
-    address: Address | None,
-    commands: Sequence[str],
-    *,
-    qmp: bool,
-    verbose: bool,
-    keep_going: bool,
-    events: bool,
-) -> int:
+async def _open(
+    vm: Vm, address: Address | None, *, qmp: bool, sent: Sent | None, limit_s: float | None
+) -> Console:
     from ringfence.cli.monitor_open import open_console
+    from ringfence.engine.doors import GREETING_TIMEOUT_S
 
-    interactive = not commands and sys.stdin.isatty()
-    show = _write_out if interactive else _write_err
-    console = await open_console(vm, address, qmp=qmp, sent=show if verbose else None)
+    if limit_s is None:
+        return await open_console(vm, address, qmp=qmp, sent=sent)
+    greeting_s = min(limit_s, GREETING_TIMEOUT_S)
+    console = await open_console(vm, address, qmp=qmp, sent=sent, timeout_s=greeting_s)
+    console.limit_s = limit_s
+    return console
+
+
+async def _carry_out(open_: Opening, commands: Sequence[str], *, keep_going: bool) -> int:
+    console = await open_()
     try:
-        if interactive:
-            return await _interact(vm, console, events)
         lines = _lines(console, commands)
         return await monitor_batch.run_lines(console, lines, keep_going=keep_going, out=_write_out, err=_write_err)
     finally:
@@ -103,16 +118,21 @@ def _lines(console: Console, commands: Sequence[str]) -> AsyncIterator[monitor_b
     return monitor_batch.from_script(sys.stdin)
 
 
-async def _interact(vm: Vm, console: Console, events: bool) -> int:
+async def _interact(open_: Opening, *, name: str, events: bool) -> int:
     from prompt_toolkit.output import create_output
 
     from ringfence.cli import monitor_format
     from ringfence.cli.monitor_prompt import Prompt
 
-    # With the answers in a pipe (`| tee log`) the prompt is still on a terminal, that of standard error.
-    output = create_output(always_prefer_tty=True)
-    prompt = Prompt(console, console.lookup(), events=events, output=output)
-    return await prompt.run(monitor_format.banner(vm.name, await console.version(), console.mode, console.address))
+    console = await open_()
+    try:
+        # With the answers in a pipe (`| tee log`) the prompt is still on a terminal, that of standard error.
+        output = create_output(always_prefer_tty=True)
+        prompt = Prompt(console, console.lookup(), events=events, output=output)
+        greeting = monitor_format.banner(name, await console.version(), console.mode, console.address)
+        return await prompt.run(greeting)
+    finally:
+        await console.close()
 
 
 def _write_out(text: str) -> None:

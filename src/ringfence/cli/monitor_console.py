@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
 from ringfence.cli import monitor_format, monitor_parse
-from ringfence.errors import MonitorGoneError, UsageError
+from ringfence.errors import MonitorGoneError, MonitorProtocolError, UsageError
 from ringfence.qemu import hmp_help
 from ringfence.qemu.hmp_text import check_line, unix_lines
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from ringfence.qemu.hmp import HmpSession
     from ringfence.qemu.session import Session
 
-# A monitor command lasts as long as it lasts (savevm, dump-guest-memory): the person at the prompt, or timeout(1)
-# around a script, knows when that is too long.
+# A monitor command lasts as long as it lasts (savevm, dump-guest-memory): the person at the prompt, or who wrote a
+# script, knows when that is too long.
 _UNLIMITED_S = math.inf
 
 Show: TypeAlias = Callable[[list[dict[str, Any]]], Awaitable[None]]
@@ -41,19 +41,22 @@ class Console(Protocol):
 
     :ivar mode: `HMP` or `QMP`.
     :ivar address: the socket, for messages.
+    :ivar limit_s: how long a line may take; may be set at any time.
     """
 
     mode: str
     address: str
+    limit_s: float
 
     async def version(self) -> str:
         """QEMU's version, such as `7.2.22`; empty when it does not say."""
 
     async def run(self, line: str) -> Reply:
-        """Have a line carried out, however long it takes.
+        """Have a line carried out.
 
         :raise UsageError: the line cannot be read; nothing was sent.
         :raise MonitorRefusedError: QEMU answered with an error; the console can go on.
+        :raise MonitorTimeoutError: it took longer than `limit_s`.
         :raise MonitorError: the way to QEMU failed; the console is closed.
         """
 
@@ -76,6 +79,7 @@ class _OverQmp:
     def __init__(self, session: Session, sent: Sent | None = None) -> None:
         """:param sent: is told what goes over the wire, before it does."""
         self.address = str(session.address)
+        self.limit_s = _UNLIMITED_S
         self._session = session
         self._sent = sent
 
@@ -106,7 +110,7 @@ class _OverQmp:
     async def _execute(self, command: str, arguments: Mapping[str, object]) -> Any:
         if self._sent is not None:
             self._sent(monitor_format.as_wire(command, arguments))
-        return await self._session.execute(command, arguments, timeout_s=_UNLIMITED_S)
+        return await self._session.execute(command, arguments, timeout_s=self.limit_s)
 
 
 class QmpConsole(_OverQmp):
@@ -143,7 +147,12 @@ class HmpOverQmp(_OverQmp):
         """See `Console.run`."""
         line = _one_line(line)
         chosen = _chosen_cpu(line)
-        answer = str(await self._execute("human-monitor-command", {"command-line": line, **self._cpu}))
+        answer = await self._execute("human-monitor-command", {"command-line": line, **self._cpu})
+        if not isinstance(answer, str):
+            raise MonitorProtocolError(
+                f"{self.address}: the answer to human-monitor-command is no text",
+                hint=f"this may be no QEMU; `ringfence monitor {self.address} --qmp query-version` tells",
+            )
         if chosen is not None and not answer:
             self._cpu = {"cpu-index": chosen}
         return _reply(unix_lines(answer))
@@ -162,6 +171,7 @@ class PlainHmp:
 
     def __init__(self, hmp: HmpSession) -> None:
         self.address = str(hmp.address)
+        self.limit_s = _UNLIMITED_S
         self._hmp = hmp
         self._given_up = False
 
@@ -196,7 +206,7 @@ class PlainHmp:
         await self._hmp.close()
 
     async def _execute(self, line: str) -> str:
-        return await self._hmp.execute(line, timeout_s=_UNLIMITED_S)
+        return await self._hmp.execute(line, timeout_s=self.limit_s)
 
 
 def _one_line(line: str) -> str:

@@ -49,5 +49,7 @@ def banner(name: str, version: str, mode: str, address: str) -> str:
 
 def version_text(greeting: Mapping[str, Any]) -> str:
     """QEMU's version from the `QMP` object of its greeting: `7.2.22`; empty when it is not there."""
-    numbers = greeting.get("version", {}).get("qemu", {})
+    numbers = greeting.get("version", {}).get("qemu")
+    if not isinstance(numbers, dict):
+        return ""
     return ".".join(str(numbers[key]) for key in ("major", "minor", "micro") if key in numbers)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ringfence import units
-from ringfence.cli.output import Format, emit
+from ringfence.cli import target
+from ringfence.cli.output import Format, emit, printable
 
 if TYPE_CHECKING:
     from ringfence.engine.survey import MonitorEntry, VmEntry
@@ -23,29 +24,21 @@ def register(app: typer.Typer) -> None:
 
 
 def ps(
+    timeout: Annotated[str, typer.Option("--timeout", help="how long each QEMU may take to answer")] = "2s",
     output: Annotated[Format, typer.Option("-o", "--output", help="how to print")] = Format.TABLE,
 ) -> None:
     """Every QEMU process you may see: its size, its disks with their limits, its monitors. Changes nothing."""
     from ringfence.qemu.discovery import find_vms
 
+    timeout_s = target.timeout(timeout)
     vms = find_vms()
     entries: list[VmEntry] = []
     if vms:
         from ringfence.engine.survey import survey
         from ringfence.host.socket_table import SocketTable
 
-        entries = asyncio.run(survey(vms, SocketTable()))
-    data = _printable(entries)
-    emit(data, output, lambda: _render(data))
-
-
-def _printable(value: Any) -> Any:
-    """The value with what a terminal or a text file does not take escaped: a command line may hold any byte."""
-    if isinstance(value, str):
-        return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in value)
-    if isinstance(value, dict):
-        return {key: _printable(item) for key, item in value.items()}
-    return [_printable(item) for item in value] if isinstance(value, list) else value
+        entries = asyncio.run(survey(vms, SocketTable(), timeout_s=timeout_s))
+    emit(entries, output, lambda: _render(printable(entries)))
 
 
 def _render(entries: Sequence[VmEntry]) -> None:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ringfence import units
-from ringfence.cli import target
-from ringfence.cli.output import Format, console, emit
+from ringfence.cli import completion, target
+from ringfence.cli.output import Format, console, emit, printable
 
 if TYPE_CHECKING:
     from ringfence.core.knob import Knob, Observation, Part, Value
@@ -23,14 +23,18 @@ def register(app: typer.Typer) -> None:
 
 
 def show(
-    vm: Annotated[str | None, typer.Argument(metavar="VM", help=target.VM_HELP)] = None,
+    vm: Annotated[
+        str | None, typer.Argument(metavar="VM", help=target.VM_HELP, autocompletion=completion.vm_names)
+    ] = None,
     qmp: Annotated[str | None, typer.Option("--qmp", help=target.QMP_HELP)] = None,
+    timeout: Annotated[str | None, typer.Option("--timeout", help=target.TIMEOUT_HELP)] = None,
     every: Annotated[bool, typer.Option("--all", "-a", help="also limits that are not set")] = False,
     output: Annotated[Format, typer.Option("-o", "--output", help="how to print")] = Format.TABLE,
 ) -> None:
     """Every knob of a VM: what it is now, its range, and what does it, or why it is not available."""
+    limits = target.deadlines(timeout)
     info = target.find(vm, qmp)
-    parts = asyncio.run(_read(info))
+    parts = asyncio.run(_read(info, limits))
     data = {
         "vm": info.name,
         "pid": info.pid,
@@ -43,10 +47,10 @@ def show(
     emit(data, output, lambda: _render(parts, every=every))
 
 
-async def _read(vm: Vm) -> list[tuple[Knob, Part]]:
+async def _read(vm: Vm, limits: target.Deadlines) -> list[tuple[Knob, Part]]:
     from ringfence.engine.api import open_vm
 
-    async with await open_vm(vm) as opened:
+    async with await open_vm(vm, **limits) as opened:
         return [(knob, part) for knob, parts in await opened.parts() for part in parts]
 
 
@@ -103,7 +107,8 @@ def _render(parts: Sequence[tuple[Knob, Part]], *, every: bool) -> None:
             if index == 0 and others:
                 notes.insert(0, f"also {', '.join(others)}")
             span = "not available" if o.unavailable else _range(o)
-            table.add_row(o.key, _now(o), span, o.row.mechanism, "\n".join(notes))
+            cells = map(printable, (o.key, _now(o), span, o.row.mechanism))
+            table.add_row(*cells, "\n".join(map(printable, notes)))
     console().print(table)
     if not every:
-        console(stderr=True).print("[dim]unset limits are left out: --all shows every key[/dim]")
+        console(stderr=True).print("unset limits are left out: --all shows every key", style="dim")

@@ -1,9 +1,10 @@
-"""Which VM a command is about: by name, UUID, pid or socket."""
+"""Which VM a command is about: by name, UUID, pid or socket; and how long it may take to answer."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
+from ringfence import units
 from ringfence.errors import UsageError
 
 if TYPE_CHECKING:
@@ -11,6 +12,48 @@ if TYPE_CHECKING:
 
 VM_HELP = "name, UUID or pid of the VM, or the path or HOST:PORT of its QMP socket"
 QMP_HELP = "path or HOST:PORT of a QMP socket, instead of VM"
+TIMEOUT_HELP = "how long QEMU may take to greet us, and to answer [default: 2s, and 5s]"
+
+
+class Deadlines(TypedDict, total=False):
+    """Keywords of `ringfence.engine.api.open_vm`; its own defaults hold for what is left out."""
+
+    greeting_timeout_s: float
+    answer_timeout_s: float
+
+
+def timeout(text: str) -> float:
+    """The value of a `--timeout` in seconds.
+
+    :raise UsageError: it is no duration, or nothing can be done in it.
+    """
+    try:
+        seconds = units.parse_seconds(text)
+    except UsageError as error:
+        raise UsageError(f"--timeout: {error.message}", hint=error.hint) from None
+    if seconds <= 0:
+        raise UsageError(f"--timeout {text} leaves no time at all", hint="write 10s, 500ms or 2min")
+    return seconds
+
+
+def deadlines(text: str | None, *, at_most: bool = False) -> Deadlines:
+    """What QEMU itself is allowed by a `--timeout`, None when none was given.
+
+    :param at_most: the time is not QEMU's alone: less than the defaults shortens them, more changes nothing.
+    :raise UsageError: as in `timeout`.
+    """
+    if text is None:
+        return {}
+    seconds = timeout(text)
+    if not at_most:
+        return {"greeting_timeout_s": seconds, "answer_timeout_s": seconds}
+    from ringfence.engine.doors import GREETING_TIMEOUT_S
+    from ringfence.engine.driver import ANSWER_TIMEOUT_S
+
+    return {
+        "greeting_timeout_s": min(seconds, GREETING_TIMEOUT_S),
+        "answer_timeout_s": min(seconds, ANSWER_TIMEOUT_S),
+    }
 
 
 def find(selector: str | None, qmp: str | None = None) -> Vm:

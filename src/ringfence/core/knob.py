@@ -30,6 +30,7 @@ class Verdict(StrEnum):
     NEEDS_REBOOT = "needs-reboot"
     UNSUPPORTED = "unsupported"
     FAILED = "failed"
+    INTERRUPTED = "interrupted"
     NOT_ATTEMPTED = "not attempted"
 
 
@@ -86,7 +87,10 @@ class Observation(NamedTuple):
         """:raise TenantError: it cannot be changed on this VM; the hint is the advice."""
         if self.unavailable:
             hint = "; ".join(f"start it with {advice.option}" for advice in self.advice)
-            raise TenantError(f"{self.key} is not available: {self.unavailable}", hint=hint)
+            raise TenantError(
+                f"{self.key} is not available: {self.unavailable}",
+                hint=hint or "`ringfence show VM` tells what is",
+            )
 
 
 class Part(NamedTuple):
@@ -108,6 +112,8 @@ class Outcome(NamedTuple):
     :param after: the part as read back after the change; None when it could not be read any more.
     :param by: who refused, when somebody did: `QEMU`, `guest`, `ringfence`.
     :param detail: the reason, one sentence; empty when all is as asked.
+    :param hint: what to do next; empty when there is nothing to say.
+    :param state: what is left behind, beside what `after` tells.
     """
 
     verdict: Verdict
@@ -115,6 +121,8 @@ class Outcome(NamedTuple):
     by: str = ""
     detail: str = ""
     notes: tuple[str, ...] = ()
+    hint: str = ""
+    state: str = ""
 
 
 Wants: TypeAlias = Mapping[str, Value | None]

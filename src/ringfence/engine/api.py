@@ -16,8 +16,8 @@ from ringfence.core.knob import Knob, Observation, Part
 from ringfence.core.model import Vm
 from ringfence.engine import changes
 from ringfence.engine.changes import Result, Step
-from ringfence.engine.doors import open_session
-from ringfence.engine.driver import Edges, ProgressCallback, no_progress, run
+from ringfence.engine.doors import GREETING_TIMEOUT_S, open_session
+from ringfence.engine.driver import ANSWER_TIMEOUT_S, Edges, ProgressCallback, no_progress, observe
 from ringfence.knobs import registry
 
 DEFAULT_TIMEOUT_S = 60.0
@@ -34,9 +34,9 @@ class OpenVm:
     async def parts(self) -> list[tuple[Knob, tuple[Part, ...]]]:
         """Every knob with its parts on this VM.
 
-        :raise MonitorError: QEMU went away or does not answer.
+        :raise MonitorError: QEMU went away, does not answer, or answers what cannot be read.
         """
-        return [(knob, await run(knob.observe(), self.edges)) for knob in registry.KNOBS]
+        return [(knob, await observe(knob.observe(), self.edges)) for knob in registry.KNOBS]
 
     async def show(self) -> list[Observation]:
         """Every key of this VM: now, range, mechanism, or why it is not available."""
@@ -51,6 +51,28 @@ class OpenVm:
         """Check values and work out the exact requests. Changes nothing; see `changes.plan` for errors."""
         return await changes.plan(self.edges, values, force=force)
 
+    async def apply(
+        self,
+        steps: list[Step],
+        *,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        force: bool = False,
+        progress: ProgressCallback = no_progress,
+    ) -> list[Result]:
+        """Carry out what `plan` gave; one Result a key. Raises nothing for what fails on the way.
+
+        When the task is cancelled, what is under way is left as it is; `interrupt` leaves order.
+        """
+        return await changes.apply(self.edges, steps, timeout_s=timeout_s, force=force, progress=progress)
+
+    def interrupt(self) -> None:
+        """Have a change that is under way end soon, and later ones not begin; their results say so.
+
+        What the guest had reached becomes its target, and what was switched on for the change is switched off. To
+        be called in the loop's thread, such as by a signal handler of the loop. It lasts: open the VM anew.
+        """
+        self.edges.interrupt()
+
     async def set(
         self,
         values: Mapping[str, str | int | float | None],
@@ -59,13 +81,13 @@ class OpenVm:
         force: bool = False,
         progress: ProgressCallback = no_progress,
     ) -> list[Result]:
-        """Set several keys, all checked before the first is changed; one Result a key, in order of change.
+        """`plan` and `apply`: all keys are checked before the first is changed. One Result a key, in that order.
 
         :raise UsageError: something is wrong with a key or value; nothing was changed.
         :raise TenantError: this VM cannot do it as it was started; nothing was changed.
         """
         steps = await self.plan(values, force=force)
-        return await changes.apply(self.edges, steps, timeout_s=timeout_s, force=force, progress=progress)
+        return await self.apply(steps, timeout_s=timeout_s, force=force, progress=progress)
 
     async def close(self) -> None:
         """Release the monitor and the agent; limits stay."""
@@ -80,10 +102,16 @@ class OpenVm:
         await self.close()
 
 
-async def open_vm(info: Vm) -> OpenVm:
-    """Open the first of the VM's QMP sockets that greets; see `doors.open_session` for errors."""
-    session = await open_session(info)
-    return OpenVm(info, Edges(session, info.agent, info.pid))
+async def open_vm(
+    info: Vm, *, greeting_timeout_s: float = GREETING_TIMEOUT_S, answer_timeout_s: float = ANSWER_TIMEOUT_S
+) -> OpenVm:
+    """Open the first of the VM's QMP sockets that greets; see `doors.open_session` for errors.
+
+    :param greeting_timeout_s: how long a socket may take to greet.
+    :param answer_timeout_s: how long QEMU may take to answer: each change, and all questions about one knob.
+    """
+    session = await open_session(info, timeout_s=greeting_timeout_s)
+    return OpenVm(info, Edges(session, info.agent, info.pid, answer_timeout_s=answer_timeout_s))
 
 
 class Host:

@@ -8,8 +8,15 @@ from typing import NamedTuple
 
 from ringfence.core.knob import Foresees, Knob, Makes, Observation, Outcome, Part, Row, Value, Verdict, Wants
 from ringfence.core.requests import Agent, Qmp
-from ringfence.engine.driver import Edges, ProgressCallback, no_progress, run
-from ringfence.errors import RingfenceError, UsageError
+from ringfence.engine.driver import Edges, ProgressCallback, no_progress, observe, run
+from ringfence.errors import (
+    InterruptError,
+    MonitorGoneError,
+    MonitorProtocolError,
+    RingfenceError,
+    TenantError,
+    UsageError,
+)
 from ringfence.knobs import registry
 
 
@@ -18,7 +25,9 @@ class Result(NamedTuple):
 
     :param before: what it was; None is unlimited. `asked` what was wanted; `target` what QEMU now holds;
         `actual` what is so, in the guest where that can be known.
+    :param known: whether `target` and `actual` were read after the change; else they are None.
     :param by: who refused, empty when nobody did; `detail` why; `hint` what to do.
+    :param state: what is left behind that the values do not tell.
     :param took_ms: from the first request of its change to the read-back, shared by keys of one part.
     :param exit_code: what a command line should end with for this key alone.
     """
@@ -29,9 +38,12 @@ class Result(NamedTuple):
     asked: Value | None
     target: Value | None
     actual: Value | None
+    known: bool
     verdict: Verdict
     by: str
     detail: str
+    hint: str
+    state: str
     notes: tuple[str, ...]
     took_ms: float
     exit_code: int
@@ -71,9 +83,12 @@ class Step(NamedTuple):
             asked=self.wants[leaf],
             target=after.target if after else None,
             actual=after.actual if after else None,
+            known=after is not None,
             verdict=outcome.verdict,
             by=outcome.by,
             detail=outcome.detail,
+            hint=outcome.hint,
+            state=outcome.state,
             notes=outcome.notes,
             took_ms=took_ms,
             exit_code=code,
@@ -87,6 +102,7 @@ _EXIT_CODES = {
     Verdict.NEEDS_REBOOT: 3,
     Verdict.UNSUPPORTED: 3,
     Verdict.FAILED: 4,
+    Verdict.INTERRUPTED: InterruptError.exit_code,
     Verdict.NOT_ATTEMPTED: 4,
 }
 _REFUSER_CODES = {"QEMU": 4, "ringfence": 2, "guest": 6}
@@ -96,26 +112,42 @@ async def plan(edges: Edges, values: Mapping[str, str | int | float | None], *, 
     """Read what the values concern and check all of them. Changes nothing.
 
     :param values: key to a value as a user writes it, a number in the key's base unit, or None for unlimited.
-    :raise UsageError: an unknown key or instance, a bad or impossible value.
+    :raise UsageError: an unknown key or instance, a bad or impossible value; tells of every such one.
     :raise TenantError: this VM cannot do it as it was started.
     """
-    keys = [registry.parse_key(text) for text in values]
-    wanted = {key.text: registry.parse_value(key, values[key.text]) for key in keys}
+    problems: list[RingfenceError] = []
+    wanted: list[tuple[registry.Key, Value | None]] = []
+    for text, value in values.items():
+        try:
+            key = registry.parse_key(text)
+            wanted.append((key, registry.parse_value(key, value)))
+        except UsageError as error:
+            problems.append(error)
     observed: dict[Knob, tuple[Part, ...]] = {}
     steps: dict[tuple[Knob, str], Step] = {}
-    for key in keys:
+    for key, wish in wanted:
         if key.knob not in observed:
-            observed[key.knob] = await run(key.knob.observe(), edges)
-        part = registry.pick(observed[key.knob], key)
-        step = steps.setdefault((key.knob, part.name), Step(key.knob, part, {}, {}))
-        if key.leaf in step.keys:
-            raise UsageError(f"{key.text} and {step.keys[key.leaf].text} are the same", hint="give it once")
+            observed[key.knob] = await _observe(edges, key.knob)
+        try:
+            part = registry.pick(observed[key.knob], key)
+            step = steps.setdefault((key.knob, part.name), Step(key.knob, part, {}, {}))
+            if key.leaf in step.keys:
+                same = step.keys[key.leaf].text
+                raise UsageError(f"{key.text} and {same} are the same", hint="give it once")
+        except UsageError as error:
+            problems.append(error)
+            continue
         steps[key.knob, part.name] = step._replace(
-            wants={**step.wants, key.leaf: wanted[key.text]}, keys={**step.keys, key.leaf: key}
+            wants={**step.wants, key.leaf: wish}, keys={**step.keys, key.leaf: key}
         )
     ordered = _in_order(list(steps.values()))
     for step in ordered:
-        step.knob.check(step.part, step.wants, force=force)
+        try:
+            step.knob.check(step.part, step.wants, force=force)
+        except (UsageError, TenantError) as error:
+            problems.append(error)
+    if problems:
+        raise _together(problems)
     return ordered
 
 
@@ -129,6 +161,26 @@ def _in_order(steps: list[Step]) -> list[Step]:
         else:
             ordered.append(step)
     return ordered
+
+
+async def _observe(edges: Edges, knob: Knob) -> tuple[Part, ...]:
+    try:
+        return await observe(knob.observe(), edges)
+    except RingfenceError as error:
+        error.state = "nothing was changed"
+        raise
+
+
+def _together(problems: list[RingfenceError]) -> RingfenceError:
+    """One error of several; what the VM lacks matters only once the request itself can be meant."""
+    if len(problems) == 1:
+        return problems[0]
+    kind = TenantError if all(isinstance(problem, TenantError) for problem in problems) else UsageError
+    lines = [f"{problem.message} ({problem.hint})" if problem.hint else problem.message for problem in problems]
+    return kind(
+        "\n  ".join((f"{len(problems)} things are wrong, and nothing was changed:", *lines)),
+        hint="put them right, or leave them out",
+    )
 
 
 async def apply(
@@ -147,6 +199,8 @@ async def apply(
     results: list[Result] = []
     stopped = ""
     for step in steps:
+        if edges.interrupted and not stopped:
+            stopped = "it was interrupted"
         if stopped:
             outcome = Outcome(Verdict.NOT_ATTEMPTED, step.part, detail=f"because {stopped}")
             results += [step.result(leaf, outcome, 0.0) for leaf in step.keys]
@@ -161,21 +215,37 @@ async def apply(
                 progress=progress,
             )
         except RingfenceError as error:
-            outcome, code = await _failed(edges, step, error), error.exit_code
+            outcome, code = await _ended(edges, step, error), error.exit_code
         took_ms = (time.perf_counter() - start) * 1e3
         results += [step.result(leaf, outcome, took_ms, exit_code=code) for leaf in step.keys]
         if outcome.verdict is not Verdict.APPLIED:
-            stopped = f"{results[-1].key} was {outcome.verdict}"
+            stopped = f"{results[-1].key} was not applied"
     return results
 
 
-async def _failed(edges: Edges, step: Step, error: RingfenceError) -> Outcome:
+async def _ended(edges: Edges, step: Step, error: RingfenceError) -> Outcome:
     """What an error in the middle left behind: read back where QEMU still answers, else said to be unknown."""
-    detail = f"{error.message}; {error.hint}" if error.hint else error.message
+    part = await _read_back(edges, step)
+    error.add_state(
+        "the value shown was read back after it" if part else "whether the change took effect is not known"
+    )
+    return Outcome(
+        Verdict.INTERRUPTED if isinstance(error, InterruptError) else Verdict.FAILED,
+        part,
+        detail=error.message,
+        hint=error.hint or ("" if part else "`ringfence show VM` tells, once QEMU answers again"),
+        state=error.state,
+    )
+
+
+async def _read_back(edges: Edges, step: Step) -> Part | None:
+    """The part as it is after an error; None when QEMU does not tell. A connection that broke is made anew."""
     try:
-        parts = await run(step.knob.observe(), edges)
-        part = next(part for part in parts if part.name == step.part.name)
-    except (RingfenceError, StopIteration):
-        state = error.state or "whether the change took effect is not known"
-        return Outcome(Verdict.FAILED, None, detail=f"{detail} ({state})")
-    return Outcome(Verdict.FAILED, part, detail=f"{detail} (read back after it)")
+        try:
+            parts = await observe(step.knob.observe(), edges)
+        except (MonitorGoneError, MonitorProtocolError):
+            await edges.session.reopen(timeout_s=edges.answer_timeout_s)
+            parts = await observe(step.knob.observe(), edges)
+    except RingfenceError:
+        return None
+    return next((part for part in parts if part.name == step.part.name), None)

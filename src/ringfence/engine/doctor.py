@@ -5,10 +5,15 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import NamedTuple
 
-from ringfence.core.knob import Makes
+from ringfence.core.answers import entries, fields, text
+from ringfence.core.knob import Knob, Makes, Part
 from ringfence.core.model import Vm
+from ringfence.core.requests import Agent, Steps
 from ringfence.engine.api import OpenVm, open_vm
+from ringfence.engine.doors import GREETING_TIMEOUT_S
+from ringfence.engine.driver import ANSWER_TIMEOUT_S, observe
 from ringfence.errors import AgentAbsentError, RingfenceError
+from ringfence.knobs import registry
 
 
 class Health(StrEnum):
@@ -39,19 +44,30 @@ AGENT_OPTIONS = (
 )
 
 
-async def examine(vm: Vm) -> list[Finding]:
-    """Look a VM over. Changes nothing, and raises nothing: what fails is a finding."""
+async def examine(
+    vm: Vm, *, greeting_timeout_s: float = GREETING_TIMEOUT_S, answer_timeout_s: float = ANSWER_TIMEOUT_S
+) -> list[Finding]:
+    """Look a VM over. Changes nothing, and raises nothing: what fails is a finding. Deadlines as in `open_vm`."""
     findings = _monitors(vm)
     try:
-        opened = await open_vm(vm)
+        opened = await open_vm(vm, greeting_timeout_s=greeting_timeout_s, answer_timeout_s=answer_timeout_s)
     except RingfenceError as error:
-        return [*findings, Finding("qmp", Health.MISSING, error.message, error.hint)]
+        return [*findings, _failed("qmp", error)]
     async with opened:
-        try:
-            findings += [await _agent(opened), *await _knobs(opened)]
-        except RingfenceError as error:
-            findings.append(Finding("qmp", Health.MISSING, error.message, error.hint))
+        findings.append(await _agent(opened))
+        for knob in registry.KNOBS:
+            try:
+                parts = await observe(knob.observe(), opened.edges)
+            except RingfenceError as error:
+                failed = _failed(knob.prefix, error)
+                findings += [failed] if failed not in findings else []
+            else:
+                findings += [found for found in _knob(knob, parts) if found not in findings]
     return findings
+
+
+def _failed(about: str, error: RingfenceError) -> Finding:
+    return Finding(about, Health.MISSING, error.message, error.hint)
 
 
 def _monitors(vm: Vm) -> list[Finding]:
@@ -71,32 +87,36 @@ async def _agent(opened: OpenVm) -> Finding:
             "agent", Health.MISSING, "no guest agent channel: the guest cannot be asked or helped", AGENT_OPTIONS
         )
     try:
-        agent = await opened.edges.agent()
-        info = await agent.execute("guest-info", None, timeout_s=2.0)
+        version, able = await observe(_agent_info(), opened.edges)
     except AgentAbsentError as error:
         return Finding("agent", Health.MISSING, error.message, "install qemu-guest-agent in the guest")
     except RingfenceError as error:
-        return Finding("agent", Health.MISSING, error.message, error.hint)
-    able = {command["name"] for command in info["supported_commands"] if command["enabled"]}
+        return _failed("agent", error)
     lacking = sorted({"guest-get-vcpus", "guest-set-vcpus"} - able)
     if lacking:
         fix = "allow them in the guest's /etc/qemu/qemu-ga.conf"
         return Finding("agent", Health.ADVICE, f"answers, but refuses {', '.join(lacking)}", fix)
-    return Finding("agent", Health.OK, f"answers (qemu-ga {info['version']})")
+    return Finding("agent", Health.OK, f"answers (qemu-ga {version})")
 
 
-async def _knobs(opened: OpenVm) -> list[Finding]:
+def _agent_info() -> Steps[tuple[str, set[str]]]:
+    """The agent's version, and the commands it carries out."""
+    info = yield Agent("guest-info", timeout_s=2.0)
+    able = {text(command["name"]) for command in entries(info["supported_commands"]) if command["enabled"]}
+    return text(fields(info)["version"]), able
+
+
+def _knob(knob: Knob, parts: tuple[Part, ...]) -> list[Finding]:
     findings: list[Finding] = []
-    for knob, parts in await opened.parts():
-        if not parts and not isinstance(knob, Makes):
-            findings.append(Finding(knob.prefix, Health.ADVICE, f"this VM has no {knob.prefix}"))
-        for part in parts:
-            first = knob.observation(part, knob.rows[0])
-            about = f"{knob.prefix}.{part.name}" if part.name and len(knob.rows) > 1 else first.key
-            if first.unavailable:
-                fix = "; ".join(advice.option for advice in first.advice)
-                findings.append(Finding(about, Health.MISSING, first.unavailable, fix))
-                continue
-            findings.append(Finding(about, Health.OK, f"can be changed, by {first.row.mechanism}"))
-            findings += [Finding(about, Health.ADVICE, advice.why, advice.option) for advice in first.advice]
+    if not parts and not isinstance(knob, Makes):
+        findings.append(Finding(knob.prefix, Health.ADVICE, f"this VM has no {knob.prefix}"))
+    for part in parts:
+        first = knob.observation(part, knob.rows[0])
+        about = f"{knob.prefix}.{part.name}" if part.name and len(knob.rows) > 1 else first.key
+        if first.unavailable:
+            fix = "; ".join(advice.option for advice in first.advice)
+            findings.append(Finding(about, Health.MISSING, first.unavailable, fix))
+            continue
+        findings.append(Finding(about, Health.OK, f"can be changed, by {first.row.mechanism}"))
+        findings += [Finding(about, Health.ADVICE, advice.why, advice.option) for advice in first.advice]
     return findings

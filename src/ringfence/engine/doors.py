@@ -9,17 +9,20 @@ from ringfence.core.model import Address, Vm
 from ringfence.errors import MonitorBusyError, MonitorError, TenantError
 from ringfence.qemu.session import Session
 
+GREETING_TIMEOUT_S = 2.0
+"""A hundred times what a free monitor takes; who holds one for a burst of commands has left it by then."""
+
 _HEAD_START_S = 0.02
 """A free monitor greets within a millisecond or two; who has not by then may be serving somebody else."""
 
 _MANAGERS_OWN = ("/var/lib/libvirt/", "/run/libvirt/", "/var/run/qemu-server/", "/run/qemu-server/")
 
 
-async def open_session(vm: Vm, *, timeout_s: float = 2.0) -> Session:
+async def open_session(vm: Vm, *, timeout_s: float = GREETING_TIMEOUT_S) -> Session:
     """A QMP session on the VM's first socket that greets; a manager's own socket is tried last.
 
     :raise TenantError: the VM has no QMP socket.
-    :raise MonitorBusyError: every socket is held by another client.
+    :raise MonitorBusyError: every socket is held by another client; the hint names it where it can be seen.
     :raise MonitorError: no socket can be reached; the first reason is given.
     """
     if not vm.qmp_addresses:
@@ -29,9 +32,23 @@ async def open_session(vm: Vm, *, timeout_s: float = 2.0) -> Session:
             hint=f"start it with -qmp unix:/run/NAME.qmp,server=on,wait=off{human}",
         )
     addresses = sorted(vm.qmp_addresses, key=lambda address: address.path.startswith(_MANAGERS_OWN))
-    if len(addresses) == 1:
-        return await Session.open(addresses[0], timeout_s=timeout_s)
-    return await _first_to_greet(addresses, timeout_s)
+    try:
+        if len(addresses) == 1:
+            return await Session.open(addresses[0], timeout_s=timeout_s)
+        return await _first_to_greet(addresses, timeout_s)
+    except MonitorBusyError as busy:
+        busy.hint = f"{_holders(addresses, vm.pid)}{busy.hint}"
+        raise
+
+
+def _holders(addresses: Sequence[Address], pid: int) -> str:
+    """Which processes are being served on these sockets, as a sentence; empty when that cannot be seen."""
+    from ringfence.host.socket_table import SocketTable
+
+    table = SocketTable()
+    found = [table.holder(address, pid) for address in addresses]
+    names = dict.fromkeys(f"{name} (pid {holder})" for holder, name in filter(None, found))
+    return f"Held by {', '.join(names)}. " if names else ""
 
 
 async def _first_to_greet(addresses: Sequence[Address], timeout_s: float) -> Session:

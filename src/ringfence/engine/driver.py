@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
+from ringfence.core.answers import ILL_FORMED, ill_formed
 from ringfence.core.requests import (
     Agent,
     Clock,
@@ -18,12 +19,22 @@ from ringfence.core.requests import (
     Wait,
     WallClock,
 )
-from ringfence.errors import AgentAbsentError, MonitorError, RingfenceError
+from ringfence.errors import (
+    AgentAbsentError,
+    InterruptError,
+    MonitorError,
+    MonitorTimeoutError,
+    RingfenceError,
+)
 
 if TYPE_CHECKING:
     from ringfence.core.model import Address
     from ringfence.qemu.agent import AgentSession
     from ringfence.qemu.session import Listener, Session
+
+ANSWER_TIMEOUT_S = 5.0
+"""A QEMU that its own limits starve of CPU was seen to take 0.1 s; fifty times that without an answer means no."""
+_AGENT_OPEN_S = 1.0  # an agent that runs answers within milliseconds
 
 T = TypeVar("T")
 ProgressCallback: TypeAlias = Callable[[Progress], None]
@@ -38,14 +49,24 @@ class Edges:
 
     The agent's channel takes one client at a time, so it is opened on its first use and released when the steps
     that used it end. Until then an agent that was found absent is not asked again.
+
+    :param answer_timeout_s: how long QEMU, and at most how long the agent, may take for one answer.
     """
 
-    def __init__(self, session: Session, agent: Address | None, pid: int) -> None:
+    def __init__(
+        self, session: Session, agent: Address | None, pid: int, *, answer_timeout_s: float = ANSWER_TIMEOUT_S
+    ) -> None:
         self.session = session
+        self.answer_timeout_s = answer_timeout_s
+        self.interrupted = False
         self._agent_address = agent
         self._agent: AgentSession | None = None
         self._agent_error: AgentAbsentError | None = None
         self._pid = pid
+
+    def interrupt(self) -> None:
+        """Have steps that are under way end: their next wait raises InterruptError, so that they leave order."""
+        self.interrupted = True
 
     async def agent(self) -> AgentSession:
         """The agent's session.
@@ -62,7 +83,9 @@ class Edges:
             raise self._agent_error
         if self._agent is None:
             try:
-                self._agent = await AgentSession.open(self._agent_address)
+                self._agent = await AgentSession.open(
+                    self._agent_address, timeout_s=min(_AGENT_OPEN_S, self.answer_timeout_s)
+                )
             except AgentAbsentError as error:
                 self._agent_error = error
                 raise
@@ -86,72 +109,136 @@ class Edges:
         await self.session.close()
 
 
+async def observe(steps: Steps[T], edges: Edges) -> T:
+    """Drive steps that only read. QEMU's answers may take `edges.answer_timeout_s` all together.
+
+    :raise MonitorError: also for an answer that is not of the form the steps expect. Nothing was changed.
+    """
+    try:
+        return await _Drive(edges, shared=True).run(steps)
+    except RingfenceError as error:
+        error.state = ""  # the session does not know which commands only read
+        raise
+
+
 async def run(
     steps: Steps[T], edges: Edges, *, events: tuple[str, ...] = (), progress: ProgressCallback = no_progress
 ) -> T:
     """Drive `steps` to their end and return what they return.
 
-    Errors of a request are thrown into the steps; one they do not catch comes out here. Events named in
-    `events` are collected from before the first request.
+    Errors of a request are thrown into the steps; one they do not catch comes out here, and so does a
+    MonitorProtocolError or GuestError for an answer that they cannot read. Events named in `events` are collected
+    from before the first request. Each answer may take `edges.answer_timeout_s`; after a late one what follows, to
+    leave order, shares that time.
     """
-    try:
-        if not events:
-            return await _drive(steps, edges, None, progress)
-        with edges.session.listen(events) as listener:
-            return await _drive(steps, edges, listener, progress)
-    finally:
-        await edges.release_agent()
-
-
-async def _drive(steps: Steps[T], edges: Edges, listener: Listener | None, progress: ProgressCallback) -> T:
-    error: RingfenceError | None = None
-    answer: Any = None
-    while True:
-        try:
-            request = steps.throw(error) if error else steps.send(answer)
-        except StopIteration as stop:
-            result: T = stop.value
-            return result
-        error, answer = None, None
-        try:
-            answer = await _answer(request, edges, listener, progress)
-        except RingfenceError as caught:
-            error = caught
-
-
-async def _answer(
-    request: Request | list[Qmp], edges: Edges, listener: Listener | None, progress: ProgressCallback
-) -> Any:
-    match request:
-        case list():
-            return await edges.session.execute_all([(q.command, q.arguments or None) for q in request])
-        case Qmp(command, arguments):
-            return await edges.session.execute(command, arguments or None)
-        case Agent(command, arguments, timeout_s):
-            agent = await edges.agent()
-            return await agent.execute(command, arguments or None, timeout_s=timeout_s)
-        case Wait(events, timeout_s):
-            return await _wait(events, timeout_s, listener)
-        case Clock():
-            return time.monotonic()
-        case WallClock():
-            return time.time()
-        case HostRss():
-            return edges.rss_bytes()
-        case Progress():
-            progress(request)
-            return None
-
-
-async def _wait(events: tuple[str, ...], timeout_s: float, listener: Listener | None) -> dict[str, Any] | None:
     if not events:
-        await asyncio.sleep(timeout_s)
+        return await _Drive(edges, progress=progress).run(steps)
+    with edges.session.listen(events) as listener:
+        return await _Drive(edges, listener, progress).run(steps)
+
+
+class _Drive:
+    """One run of some steps.
+
+    :param shared: whether QEMU's answers share the time that else each of them has.
+    """
+
+    def __init__(
+        self,
+        edges: Edges,
+        listener: Listener | None = None,
+        progress: ProgressCallback = no_progress,
+        *,
+        shared: bool = False,
+    ) -> None:
+        self._edges = edges
+        self._listener = listener
+        self._progress = progress
+        self._shared = shared
+        self._left_s = edges.answer_timeout_s
+
+    async def run(self, steps: Steps[T]) -> T:
+        error: RingfenceError | None = None
+        answer: Any = None
+        asked: Qmp | list[Qmp] | Agent | Wait | None = None
+        try:
+            while True:
+                try:
+                    request = steps.throw(error) if error else steps.send(answer)
+                except StopIteration as stop:
+                    result: T = stop.value
+                    return result
+                except ILL_FORMED as unreadable:
+                    if asked is None:
+                        raise
+                    raise ill_formed(asked, unreadable) from unreadable
+                error, answer = None, None
+                try:
+                    answer = await self._answer(request)
+                except RingfenceError as caught:
+                    error = caught
+                if isinstance(request, list | Qmp | Agent) or (isinstance(request, Wait) and answer):
+                    asked = request
+        finally:
+            await self._edges.release_agent()
+
+    async def _answer(self, request: Request | list[Qmp]) -> Any:
+        edges = self._edges
+        match request:
+            case list() | Qmp():
+                return await self._qmp(request)
+            case Agent(command, arguments, timeout_s):
+                agent = await edges.agent()
+                limit_s = min(timeout_s, edges.answer_timeout_s)
+                return await agent.execute(command, arguments or None, timeout_s=limit_s)
+            case Wait(events, timeout_s):
+                return await self._wait(events, timeout_s)
+            case Clock():
+                return time.monotonic()
+            case WallClock():
+                return time.time()
+            case HostRss():
+                return edges.rss_bytes()
+            case Progress():
+                self._progress(request)
+                return None
+
+    async def _qmp(self, request: Qmp | list[Qmp]) -> Any:
+        session, clock, late = self._edges.session, asyncio.get_running_loop().time, False
+        start = clock()
+        try:
+            if isinstance(request, Qmp):
+                return await session.execute(request.command, request.arguments or None, timeout_s=self._left_s)
+            commands = [(q.command, q.arguments or None) for q in request]
+            return await session.execute_all(commands, timeout_s=self._left_s)
+        except MonitorTimeoutError:
+            late = True
+            raise
+        finally:
+            if self._shared:
+                self._left_s = max(0.0, self._left_s - (clock() - start))
+            self._shared = self._shared or late
+
+    async def _wait(self, events: tuple[str, ...], timeout_s: float) -> dict[str, Any] | None:
+        self._refuse_interrupted()
+        event = None
+        if events:
+            event = await self._event(events, timeout_s)
+        else:
+            await asyncio.sleep(timeout_s)
+        self._refuse_interrupted()
+        return event
+
+    async def _event(self, events: tuple[str, ...], timeout_s: float) -> dict[str, Any] | None:
+        if self._listener is None:
+            raise MonitorError(f"steps wait for {', '.join(events)} and nobody listens")
+        deadline = time.monotonic() + timeout_s
+        while (left := deadline - time.monotonic()) > 0:
+            event = await self._listener.get(left)
+            if event is None or event["event"] in events:
+                return event
         return None
-    if listener is None:
-        raise MonitorError(f"steps wait for {', '.join(events)} and nobody listens")
-    deadline = time.monotonic() + timeout_s
-    while (left := deadline - time.monotonic()) > 0:
-        event = await listener.get(left)
-        if event is None or event["event"] in events:
-            return event
-    return None
+
+    def _refuse_interrupted(self) -> None:
+        if self._edges.interrupted:
+            raise InterruptError("it was ended by hand", hint="the same command again goes on from here")

@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from ringfence.core.answers import entries, fields, number
 from ringfence.core.requests import Qmp, Steps
 from ringfence.errors import MonitorRefusedError
 from ringfence.knobs.disk import names as disk_names
@@ -53,17 +54,18 @@ def observe() -> Steps[Figures]:
     slots = yield from _optional("query-hotpluggable-cpus")
     balloon = yield from _optional("query-balloon")
     devices = yield from _optional("query-memory-devices")
-    memory_bytes = size["base-memory"] + size.get("plugged-memory", 0)
-    if balloon:
+    size = fields(size)
+    memory_bytes = number(size["base-memory"]) + number(size.get("plugged-memory", 0))
+    if balloon is not None:
         # The balloon's figure leaves virtio-mem out.
-        plugged = [device["data"]["size"] for device in devices or () if device["type"] == "virtio-mem"]
-        memory_bytes = balloon["actual"] + sum(plugged)
+        plugged = [number(d["data"]["size"]) for d in entries(devices or []) if d["type"] == "virtio-mem"]
+        memory_bytes = number(fields(balloon)["actual"]) + sum(plugged)
     disks: list[DiskFigures] = []
     for disk in (yield from disk_names.observe()):
         if disk.inserted and ".flash" not in disk.qdev:
             disks.append((yield from _disk(disk)))
-    most = sum(slot["vcpus-count"] for slot in slots) if slots else None
-    return Figures(len(cpus), most, memory_bytes, tuple(disks))
+    most = sum(number(slot["vcpus-count"]) for slot in entries(slots)) if slots else None
+    return Figures(len(entries(cpus)), most, memory_bytes, tuple(disks))
 
 
 def _optional(command: str) -> Steps[Any]:
@@ -101,7 +103,7 @@ def _image(inserted: Mapping[str, Any]) -> tuple[str, str, list[str]]:
         return file, image_format, []
     try:
         nodes = list(_nodes(json.loads(file.removeprefix("json:"))))
-    except ValueError:
+    except (ValueError, RecursionError):
         return file, image_format, []
     groups = [str(node["throttle-group"]) for node in nodes if "throttle-group" in node]
     below = [node for node in nodes if node.get("driver") not in ("throttle", "copy-on-read")]

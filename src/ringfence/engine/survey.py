@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypedDict
 
 from ringfence.engine import figures
 from ringfence.engine.doors import open_session
-from ringfence.engine.driver import Edges, run
+from ringfence.engine.driver import Edges, observe
 from ringfence.engine.figures import Figures
 from ringfence.errors import MonitorBusyError, MonitorGoneError, RingfenceError
 from ringfence.host.socket_table import BUSY, FREE, UNREACHABLE, SocketTable
@@ -122,8 +122,6 @@ async def _entry(vm: Vm, table: SocketTable, timeout_s: float) -> VmEntry:
     if open_to_us:
         try:
             found = await _ask(vm._replace(monitors=open_to_us), monitors, timeout_s)
-        except TimeoutError:
-            problem = f"no answer within {timeout_s:g} s"
         except RingfenceError as error:
             _blame(error, [str(monitor.address) for monitor in open_to_us], monitors)
             problem = error.message
@@ -138,8 +136,7 @@ async def _ask(vm: Vm, monitors: Sequence[MonitorEntry], timeout_s: float) -> Fi
         for monitor in monitors:
             if monitor["address"] == str(session.address):
                 monitor["state"] = FREE
-        async with asyncio.timeout(timeout_s):
-            return await run(figures.observe(), Edges(session, None, 0))
+        return await observe(figures.observe(), Edges(session, None, 0, answer_timeout_s=timeout_s))
     finally:
         await session.close()
 

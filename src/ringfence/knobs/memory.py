@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from ringfence import units
+from ringfence.core.answers import entries, fields, number, text
 from ringfence.core.knob import Advice, Observation, Outcome, Part, Row, Verdict, Wants
 from ringfence.core.requests import Agent, Clock, HostRss, Progress, Qmp, Steps, Wait, WallClock
-from ringfence.errors import UsageError
+from ringfence.errors import MonitorRefusedError, RingfenceError, UsageError
 
 PAGE_BYTES = 4096
 UNKNOWN_STAT = 2**64 - 1
@@ -41,6 +42,13 @@ _NO_DEVICE = Advice(
     "-device virtio-balloon-pci," + ",".join(f"{option}=on" for option in _OPTIONS),
     "memory can be taken and given",
 )
+
+
+_NO_DRIVER = (
+    "it has no balloon driver, or has not booted far enough to load it",
+    "set it again once the guest has booted; Linux's driver is the module virtio_balloon",
+)
+_DEAF_DRIVER = ("its driver does not answer", "see on the guest's console whether it hangs")
 
 
 class Stats(NamedTuple):
@@ -86,12 +94,14 @@ class MemoryTarget:
             Qmp("query-memory-size-summary"),
             Qmp("query-status"),
         ]
-        size = summary["base-memory"] + summary.get("plugged-memory", 0)
+        memory = fields(summary)
+        size = number(memory["base-memory"]) + number(memory.get("plugged-memory", 0))
         path = _balloon_path("/machine/peripheral", named) or _balloon_path("/machine/peripheral-anon", anonymous)
+        runstate = text(fields(status)["status"])
         if not path:
-            state = State("", size, size, 0, Stats(None, None, None), status["status"], frozenset())
+            state = State("", size, size, 0, Stats(None, None, None), runstate, frozenset())
             return (Part("", (), state),)
-        options = {entry["name"] for entry in (yield Qmp("qom-list", {"path": path}))}
+        options = {text(entry["name"]) for entry in entries((yield Qmp("qom-list", {"path": path})))}
         asked = sorted(options & _OPTIONS.keys())
         balloon, poll_s, report, *answers = yield [
             Qmp("query-balloon"),
@@ -99,10 +109,10 @@ class MemoryTarget:
             _qom_get(path, "guest-stats"),
             *(_qom_get(path, name) for name in asked),
         ]
-        now = yield WallClock()
         on = frozenset(name for name, value in zip(asked, answers, strict=True) if value)
-        stats = _stats(report, now)
-        return (Part("", (), State(path, size, balloon["actual"], poll_s, stats, status["status"], on)),)
+        actual = number(fields(balloon)["actual"])
+        stats = _stats(report, (yield WallClock()))
+        return (Part("", (), State(path, size, actual, number(poll_s), stats, runstate, on)),)
 
     def observation(self, part: Part, row: Row) -> Observation:
         """What the balloon leaves to the guest."""
@@ -164,20 +174,33 @@ class MemoryTarget:
             return Outcome(Verdict.APPLIED, part, notes=("already so",))
         if state.runstate != "running":
             detail = f"the VM is {state.runstate}: its guest cannot move before it runs (`cont`)"
-            return Outcome(Verdict.REFUSED, part, by="guest", detail=detail)
-        watching = not state.poll_s and want < state.actual_bytes
-        if watching:
-            yield _set_polling(state.path, _STATS_INTERVAL_S)
-            state = yield from _first_stats(state)
+            return Outcome(Verdict.REFUSED, part, "guest", detail, hint="let it run: ringfence monitor VM cont")
+        if state.poll_s or want > state.actual_bytes:
+            return (yield from _move(part, want, timeout_s))
+        return (yield from _watched_shrink(part, want, timeout_s, force))
+
+
+def _watched_shrink(part: Part, want: int, timeout_s: float, force: bool) -> Steps[Outcome]:
+    """Move with the guest's statistics on, which are switched off again whatever becomes of it."""
+    path = part.state.path
+    try:
+        yield _set_polling(path, _STATS_INTERVAL_S)
+        state = yield from _first_stats(part.state, timeout_s)
         floor = floor_bytes(state)
-        if watching and floor is not None and want < floor and not force:
-            yield _set_polling(state.path, 0)
+        if floor is not None and want < floor and not force:
             error = _too_low(want, floor)
-            return Outcome(Verdict.REFUSED, part, "ringfence", f"{error}; {error.hint}")
-        outcome = yield from _move(part, want, timeout_s)
-        if watching:
-            yield _set_polling(state.path, 0)
-        return outcome
+            outcome = Outcome(Verdict.REFUSED, part, "ringfence", error.message, hint=error.hint)
+        else:
+            known = part._replace(state=part.state._replace(stats=state.stats))
+            outcome = yield from _move(known, want, timeout_s)
+    except RingfenceError as error:
+        try:
+            yield _set_polling(path, 0)
+        except RingfenceError:
+            error.add_state(f"its guest is still asked for statistics every {_STATS_INTERVAL_S} s")
+        raise
+    yield _set_polling(path, 0)
+    return outcome
 
 
 def floor_bytes(state: State) -> int | None:
@@ -212,18 +235,22 @@ def _set_polling(path: str, interval_s: int) -> Qmp:
     return Qmp("qom-set", {"path": path, "property": "guest-stats-polling-interval", "value": interval_s})
 
 
-def _balloon_path(container: str, entries: list[dict[str, str]]) -> str:
+def _balloon_path(container: str, children: object) -> str:
     """The balloon among the children of a QOM container: by type, as its name is the user's."""
-    return next((f"{container}/{e['name']}" for e in entries if e["type"].startswith("child<virtio-balloon")), "")
+    names = [e["name"] for e in entries(children) if e["type"].startswith("child<virtio-balloon")]
+    return f"{container}/{text(names[0])}" if names else ""
 
 
 def _stats(report: Mapping[str, Any], now_s: float) -> Stats:
     """All ones is QEMU's word for a statistic the guest never gave."""
-    updated = report.get("last-update") or 0
+    updated = number(fields(report).get("last-update", 0))
     if not updated:
         return Stats(None, None, None)
-    numbers = {name: None if value == UNKNOWN_STAT else int(value) for name, value in report["stats"].items()}
-    available, total = numbers.get("stat-available-memory"), numbers.get("stat-total-memory")
+    stats = fields(report["stats"])
+    available, total = (
+        None if stats.get(name, UNKNOWN_STAT) == UNKNOWN_STAT else number(stats[name])
+        for name in ("stat-available-memory", "stat-total-memory")
+    )
     return Stats(available, total, max(0.0, now_s - updated))
 
 
@@ -238,16 +265,17 @@ def _stats_note(state: State) -> str:
     return f"available in the guest: {available}, {units.format_seconds(round(stats.age_s))} ago{off}"
 
 
-def _first_stats(state: State) -> Steps[State]:
+def _first_stats(state: State, timeout_s: float) -> Steps[State]:
     """Wait for the statistics just switched on: they come within two intervals, or there is no driver."""
     start = yield Clock()
+    patience_s = min(timeout_s, 2.5 * _STATS_INTERVAL_S)
     while True:
         yield Wait((), _POLL_S)
         report = yield _qom_get(state.path, "guest-stats")
         wall, now = (yield WallClock()), (yield Clock())
         stats = _stats(report, wall)
         fresh = stats.age_s is not None and stats.age_s <= _STATS_INTERVAL_S
-        if fresh or now - start > 2.5 * _STATS_INTERVAL_S:
+        if fresh or now - start > patience_s:
             return state._replace(stats=stats, poll_s=_STATS_INTERVAL_S)
 
 
@@ -260,12 +288,16 @@ class _Watch(NamedTuple):
     timed_out: bool
 
 
+def _query_balloon() -> Steps[int]:
+    return number(fields((yield Qmp("query-balloon")))["actual"])
+
+
 def _watch(state: State, want: int, timeout_s: float) -> Steps[_Watch]:
     start = yield Clock()
     best, last_move, total = abs(state.actual_bytes - want), start, abs(state.actual_bytes - want)
     while True:
         yield Wait(("BALLOON_CHANGE",), _POLL_S)
-        actual = (yield Qmp("query-balloon"))["actual"]
+        actual = yield from _query_balloon()
         now = yield Clock()
         gap = abs(actual - want)
         yield Progress("memory.target", total - min(gap, total), total, units.BYTES)
@@ -281,8 +313,14 @@ def _watch(state: State, want: int, timeout_s: float) -> Steps[_Watch]:
 def _move(part: Part, want: int, timeout_s: float) -> Steps[Outcome]:
     state: State = part.state
     rss_before = yield HostRss()
-    yield Qmp("balloon", {"value": want})
-    seen = yield from _watch(state, want, timeout_s)
+    try:
+        yield Qmp("balloon", {"value": want})
+        seen = yield from _watch(state, want, timeout_s)
+    except MonitorRefusedError as refusal:
+        return Outcome(Verdict.REFUSED, part, "QEMU", refusal.message, hint=refusal.hint)
+    except RingfenceError as error:
+        yield from _let_be(want, error)
+        raise
     rss_after = yield HostRss()
     met = abs(seen.actual_bytes - want) < PAGE_BYTES
     if not met:
@@ -297,12 +335,22 @@ def _move(part: Part, want: int, timeout_s: float) -> Steps[Outcome]:
     if seen.moved:
         why = "the deadline passed" if seen.timed_out else f"it has stood still for {STANDSTILL_S:.0f} s"
         detail = f"the guest came to {units.format_bytes(seen.actual_bytes)} {how} ({why}); that is its target now"
-        return Outcome(Verdict.PARTIAL, after, by="guest", detail=detail, notes=notes)
+        hint = "set the rest once the guest uses less, or with a longer --timeout"
+        return Outcome(Verdict.PARTIAL, after, "guest", detail, notes, hint)
     never = state.stats.age_s is None
-    reason = (
-        "it has no balloon driver, or has not booted far enough to load it"
-        if never
-        else "its driver does not answer"
-    )
+    reason, hint = _NO_DRIVER if never else _DEAF_DRIVER
     detail = f"QEMU accepted the target and nothing moved {how}: {reason}; the target is set back"
-    return Outcome(Verdict.REFUSED, after, by="guest", detail=detail, notes=notes)
+    return Outcome(Verdict.REFUSED, after, "guest", detail, notes, hint)
+
+
+def _let_be(want: int, error: RingfenceError) -> Steps[None]:
+    """Press the guest no further, now that nobody watches it any more: what it has reached becomes its target."""
+    try:
+        reached = yield from _query_balloon()
+        yield Qmp("balloon", {"value": reached})
+    except RingfenceError:
+        error.add_state(
+            f"the balloon's target may be {units.format_bytes(want)}, to which the guest may still move"
+        )
+    else:
+        error.add_state(f"the guest came to {units.format_bytes(reached)}, which is its target now")

@@ -71,14 +71,13 @@ def _instance(text: str, pattern: str) -> str | None:
 
 def _unknown(text: str) -> UsageError:
     import difflib
+    import re
 
-    known = [row.key for row in rows()]
-    shown = text
     parts = text.split(".")
-    if parts[0] in ("disk", "pool") and len(parts) > 2:
-        shown = ".".join([parts[0], f"<{parts[0]}>", *parts[2:]])
-    near = difflib.get_close_matches(shown, known, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"known keys begin with {', '.join(_prefixes())}"
+    instance = parts[1] if len(parts) > 2 else ""
+    known = [re.sub(r"<\w+>", lambda slot: instance or slot[0], row.key) for row in rows()]
+    near = difflib.get_close_matches(text, known, n=2, cutoff=0.6)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"keys begin with {', '.join(_prefixes())};"
     return UsageError(f"there is no knob {text!r}", hint=f"{hint} `ringfence show VM --all` lists every key")
 
 
@@ -111,7 +110,7 @@ def parse_value(key: Key, value: str | int | float | None) -> Value | None:
         number = int(value)
         if number != value or number < 0:
             raise UsageError(f"{key.text}={value} is no whole number from 0 up", hint="give an integer")
-    return None if number == 0 and key.row.lifts else number
+    return None if number == 0 and key.row.lifts and unit != units.SECONDS else number
 
 
 def _name(key: Key, value: str) -> str:
@@ -138,10 +137,17 @@ def pick(parts: tuple[Part, ...], key: Key) -> Part:
         return found[0]
     if not found and isinstance(key.knob, Makes):
         return key.knob.absent(key.instance)
-    names = "; ".join(" = ".join((part.name, *part.aliases)) for part in (found or parts))
     if found:
+        names = "; ".join(" = ".join((part.name, *part.aliases)) for part in found)
         raise UsageError(
             f"{key.instance!r} names {len(found)} {key.knob.prefix}s", hint=f"use another of their names: {names}"
         )
+    names = "; ".join(" = ".join(_short_names(part)) for part in parts)
     hint = f"this VM has: {names}" if parts else f"this VM has no {key.knob.prefix}"
     raise UsageError(f"there is no {key.knob.prefix} {key.instance!r}", hint=hint)
+
+
+def _short_names(part: Part) -> list[str]:
+    """The names that a person would type: QOM paths only where there is nothing else."""
+    names = [part.name, *part.aliases]
+    return [name for name in names if not name.startswith("/")] or names[:1]

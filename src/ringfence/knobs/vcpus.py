@@ -11,9 +11,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ringfence import units
+from ringfence.core.answers import entries, fields, number, text
 from ringfence.core.knob import Advice, Observation, Outcome, Part, Row, Verdict, Wants
 from ringfence.core.requests import Agent, Clock, Progress, Qmp, Steps, Wait
-from ringfence.errors import GuestError, MonitorRefusedError, TenantError, UsageError
+from ringfence.errors import MonitorRefusedError, RingfenceError, TenantError, UsageError
+from ringfence.knobs import guest_cpus
 
 _PERIPHERAL = "/machine/peripheral/"
 _POLL_S = 0.1
@@ -22,6 +24,8 @@ _STEP_S = 10.0
 _OST_EJECT = 3
 _OST_IN_PROGRESS = 132
 _OST_DONE = 0
+
+_OFFLINE_HINT = "run qemu-guest-agent in the guest, or there: echo 1 > /sys/devices/system/cpu/cpuN/online"
 
 ROWS = (
     Row(
@@ -69,7 +73,6 @@ class State(NamedTuple):
 
     slots: tuple[Slot, ...]
     online: int | None
-    runstate: str
     plug_danger: str
     unplug_danger: str
 
@@ -101,14 +104,15 @@ class Vcpus:
         try:
             slots = yield from _slots()
         except MonitorRefusedError:
-            count = len((yield Qmp("query-cpus-fast")))
-            return (Part("", (), State((), count, "", "", "")),)
-        cpus, status, kvm = yield [Qmp("query-cpus-fast"), Qmp("query-status"), Qmp("query-kvm")]
+            count = len(entries((yield Qmp("query-cpus-fast"))))
+            return (Part("", (), State((), count, "", "")),)
+        cpus, kvm = yield [Qmp("query-cpus-fast"), Qmp("query-kvm")]
+        threads = [number(cpu["thread-id"]) for cpu in entries(cpus)]
         plug, unplug = "", ""
-        if not kvm["enabled"]:
-            plug, unplug = yield from _tcg_dangers(slots, cpus)
-        online = yield from _online()
-        return (Part("", (), State(slots, online, status["status"], plug, unplug)),)
+        if not fields(kvm)["enabled"]:
+            plug, unplug = yield from _tcg_dangers(slots, threads)
+        online = yield from guest_cpus.online()
+        return (Part("", (), State(slots, online, plug, unplug)),)
 
     def observation(self, part: Part, row: Row) -> Observation:
         """How many there are, in QEMU and online in the guest."""
@@ -140,7 +144,7 @@ class Vcpus:
         if want > state.maximum:
             raise UsageError(
                 f"vcpus={want} is above this VM's maximum, {state.maximum}",
-                hint=f"start it with -smp {state.plugged},maxcpus={want} to have room",
+                hint=f"at most {state.maximum}; -smp {state.plugged},maxcpus=N at its start makes room for more",
             )
         if want < state.fixed:
             raise UsageError(
@@ -180,44 +184,42 @@ class Vcpus:
 class _Trouble(NamedTuple):
     by: str
     detail: str
+    hint: str = ""
 
 
 def _slots() -> Steps[tuple[Slot, ...]]:
     """Every slot, first CPU first; QEMU lists them the other way round."""
-    entries = yield Qmp("query-hotpluggable-cpus")
+    found = entries((yield Qmp("query-hotpluggable-cpus")))
     return tuple(
-        Slot(number, entry["type"], entry["props"], entry["vcpus-count"], entry.get("qom-path", ""))
-        for number, entry in enumerate(reversed(entries))
+        Slot(
+            place,
+            text(slot["type"]),
+            fields(slot["props"]),
+            number(slot["vcpus-count"]),
+            text(slot.get("qom-path", "")),
+        )
+        for place, slot in enumerate(reversed(found))
     )
 
 
-def _tcg_dangers(slots: Sequence[Slot], cpus: Sequence[Mapping[str, Any]]) -> Steps[tuple[str, str]]:
+def _tcg_dangers(slots: Sequence[Slot], threads: Sequence[int]) -> Steps[tuple[str, str]]:
     """Two ways in which a QEMU without KVM was seen to die: told from what it does, whatever its version.
 
     A free slot whose last word was a finished eject had a CPU unplugged; some QEMUs then crash at the next plug.
     vCPUs that share one thread cannot be ended one by one.
     """
-    single = len(cpus) > 1 and len({cpu["thread-id"] for cpu in cpus}) == 1
+    single = len(threads) > 1 and len(set(threads)) == 1
     unplug = "its vCPUs share one thread (tcg,thread=single), and unplugging one ends QEMU" if single else ""
     try:
         reports = yield Qmp("query-acpi-ospm-status")
     except MonitorRefusedError:
         return "", unplug
-    ejected = {r["slot"] for r in reports if r["slot-type"] == "CPU" and r["source"] == _OST_EJECT}
+    ejected = {text(r["slot"]) for r in entries(reports) if r["slot-type"] == "CPU" and r["source"] == _OST_EJECT}
     free = {str(slot.number) for slot in slots if not slot.qom_path}
     plug = (
         "a CPU was unplugged before, and without KVM some QEMUs crash at the next plug" if ejected & free else ""
     )
     return plug, unplug
-
-
-def _online() -> Steps[int | None]:
-    """CPUs the guest has online by its agent's word; None without an agent."""
-    try:
-        cpus = yield Agent("guest-get-vcpus", timeout_s=1.0)
-    except GuestError:
-        return None
-    return sum(1 for cpu in cpus if cpu["online"])
 
 
 def _notes(state: State) -> tuple[str, ...]:
@@ -251,14 +253,14 @@ def _add(slot: Slot) -> Qmp:
 
 
 def _plug(moves: Sequence[Slot], deadline: float) -> Steps[_Trouble | None]:
-    for number, slot in enumerate(moves, 1):
+    for done, slot in enumerate(moves, 1):
         request = _add(slot)
         try:
             yield request
         except MonitorRefusedError as refusal:
-            return _Trouble("QEMU", refusal.message)
+            return _Trouble("QEMU", refusal.message, refusal.hint)
         taken = yield from _wait_taken(str(request.arguments["id"]), deadline)
-        yield Progress("vcpus", number, len(moves), units.COUNT)
+        yield Progress("vcpus", done, len(moves), units.COUNT)
         if not taken:
             break
     return None
@@ -277,15 +279,19 @@ def _wait_taken(device: str, deadline: float) -> Steps[bool]:
 
 
 def _unplug(moves: Sequence[Slot], deadline: float) -> Steps[_Trouble | None]:
-    for number, slot in enumerate(moves, 1):
+    for done, slot in enumerate(moves, 1):
         try:
             yield Qmp("device_del", {"id": slot.device})
         except MonitorRefusedError as refusal:
-            return _Trouble("QEMU", refusal.message)
-        trouble = yield from _wait_gone(slot, deadline)
+            return _Trouble("QEMU", refusal.message, refusal.hint)
+        try:
+            trouble = yield from _wait_gone(slot, deadline)
+        except RingfenceError as error:
+            error.add_state(f"the guest was asked to give up {slot.device}, and may still do so")
+            raise
         if trouble:
             return trouble
-        yield Progress("vcpus", number, len(moves), units.COUNT)
+        yield Progress("vcpus", done, len(moves), units.COUNT)
     return None
 
 
@@ -298,13 +304,14 @@ def _wait_gone(slot: Slot, deadline: float) -> Steps[_Trouble | None]:
     while True:
         event = yield Wait(("ACPI_DEVICE_OST", "DEVICE_DELETED", "DEVICE_UNPLUG_GUEST_ERROR"), _POLL_S)
         if event is not None and _refused(event, slot):
-            return _Trouble("guest", f"it refused to give up {slot.device}")
+            return _Trouble("guest", f"it refused to give up {slot.device}", "the guest's log may tell why")
         slots = yield from _slots()
         if all(other.qom_path != slot.qom_path for other in slots):
             return None
         now = yield Clock()
         if now > min(deadline, start + _STEP_S):
-            return _Trouble("guest", f"no answer to the unplug of {slot.device}; it may still go later")
+            detail = f"no answer to the unplug of {slot.device}; it may still go later"
+            return _Trouble("guest", detail, "see whether the guest has booted and does not hang")
 
 
 def _refused(event: Mapping[str, Any], slot: Slot) -> bool:
@@ -317,37 +324,15 @@ def _refused(event: Mapping[str, Any], slot: Slot) -> bool:
     return bool(refusing and info.get("slot-type") == "CPU" and info.get("slot") == str(slot.number))
 
 
-def _bring_online(want: int, deadline: float) -> Steps[int | None]:
-    """Have the guest use what it has: its own policy may be slow or not there, its agent can do it.
-
-    Returns the CPUs online in the end; None when the guest cannot be asked.
-    """
-    while True:
-        try:
-            cpus = yield Agent("guest-get-vcpus")
-            offline = [{"logical-id": cpu["logical-id"], "online": True} for cpu in cpus if not cpu["online"]]
-            online = len(cpus) - len(offline)
-            if online < want and offline:
-                yield Agent("guest-set-vcpus", {"vcpus": offline[: want - online]})
-                cpus = yield Agent("guest-get-vcpus")
-                online = sum(1 for cpu in cpus if cpu["online"])
-        except GuestError:
-            return None
-        now = yield Clock()
-        if online >= want or now > deadline:
-            return online
-        yield Wait((), _POLL_S)
-
-
 def _outcome(part: Part, want: int, trouble: _Trouble | None, deadline: float) -> Steps[Outcome]:
     before: State = part.state
     slots = yield from _slots()
     plugged = before._replace(slots=slots).plugged
     until = min(deadline, (yield Clock()) + _STEP_S)
     if want >= before.plugged:
-        online = yield from _bring_online(min(want, plugged), until)
+        online = yield from guest_cpus.bring_online(min(want, plugged), until)
     else:
-        online = yield from _settled(max(want, plugged), until)
+        online = yield from guest_cpus.settled(max(want, plugged), until)
     state = before._replace(slots=slots, online=online)
     after = Part("", (), state)
     actual = plugged if online is None else online
@@ -356,15 +341,5 @@ def _outcome(part: Part, want: int, trouble: _Trouble | None, deadline: float) -
         return Outcome(Verdict.APPLIED, after, notes=notes)
     changed = plugged != before.plugged or (online is not None and online != before.online)
     verdict = Verdict.PARTIAL if changed else Verdict.REFUSED
-    by, detail = trouble or _Trouble("guest", f"QEMU has {plugged} vCPUs, the guest uses {actual}")
-    return Outcome(verdict, after, by=by, detail=detail)
-
-
-def _settled(want: int, deadline: float) -> Steps[int | None]:
-    """The guest's online CPUs, waited for while they come down to `want`."""
-    while True:
-        online = yield from _online()
-        now = yield Clock()
-        if online is None or online <= want or now > deadline:
-            return online
-        yield Wait((), _POLL_S)
+    why = trouble or _Trouble("guest", f"QEMU has {plugged} vCPUs, the guest uses {actual}", _OFFLINE_HINT)
+    return Outcome(verdict, after, by=why.by, detail=why.detail, hint=why.hint)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import stat
 from typing import TYPE_CHECKING
 
 from ringfence.errors import MonitorBusyError, MonitorError, MonitorGoneError
@@ -20,7 +21,9 @@ BUSY_HINT = (
     "A monitor serves one client at a time: close the other (libvirt, a shell, another tool), or start QEMU "
     "with a second socket, such as -qmp unix:PATH,server=on,wait=off."
 )
-GONE_HINT = "See whether the QEMU process still runs, and whether it was started with this socket."
+GONE_HINT = (
+    "See whether QEMU still runs, and was started with this socket: `ringfence ps` lists the VMs of this host."
+)
 PERMISSION_HINT = "Run as the user that runs QEMU, or as root: connecting needs write permission on the socket."
 
 _BACKLOG_PAUSE_S = 0.01  # clients that hold a monitor for a burst of commands are gone by then
@@ -71,9 +74,12 @@ def _connect_long_path(sock: socket.socket, path: str) -> None:
 async def _connect_tcp(host: str, port: int) -> socket.socket:
     loop = asyncio.get_running_loop()
     try:
-        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
-    except socket.gaierror:
-        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        try:
+            found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+        except socket.gaierror:
+            found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except UnicodeError:
+        raise OSError(f"{host!r} cannot be the name of a host") from None
     refused = OSError(f"no address for {host}")
     for family, kind, protocol, _, target in found:
         sock = socket.socket(family, kind | socket.SOCK_NONBLOCK, protocol)
@@ -94,7 +100,10 @@ def monitor_error(address: Address, error: OSError) -> MonitorError:
     """What a failed `connect` means where a monitor was expected."""
     if isinstance(error, PermissionError):
         return MonitorError(f"{address}: permission denied", hint=PERMISSION_HINT)
-    reason = error.strerror or str(error)
+    if address.path and os.path.exists(address.path) and not stat.S_ISSOCK(os.stat(address.path).st_mode):
+        kind = "a directory" if os.path.isdir(address.path) else "a file"
+        return MonitorGoneError(f"{address}: this is {kind}, not a socket", hint=GONE_HINT)
+    reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or str(error)
     return MonitorGoneError(f"{address}: nobody listens there ({reason})", hint=GONE_HINT)
 
 

@@ -112,7 +112,11 @@ class FakeServer(ABC):
         try:
             while True:
                 connection, _ = await loop.sock_accept(self._listener)
-                reader, self._writer = await asyncio.open_connection(sock=connection)
+                try:
+                    reader, self._writer = await asyncio.open_connection(sock=connection)
+                except BaseException:
+                    connection.close()
+                    raise
                 self.clients += 1
                 with contextlib.suppress(ConnectionError):
                     if self._greeting is not None:

@@ -30,7 +30,7 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
     def run(line: str, *arguments: str, changes: dict[str, Any] | None = None) -> Result:
         vms = [cmdline.parse(line.split(), pid=77)] if line else []
 
-        async def survey(vms: Sequence[Any], table: Any) -> list[Any]:
+        async def survey(vms: Sequence[Any], table: Any, *, timeout_s: float) -> list[Any]:
             entries = [survey_module._vm_entry(vm, None, [_monitor(m) for m in vm.monitors], None) for vm in vms]
             return [entry | (changes or {}) for entry in entries]
 

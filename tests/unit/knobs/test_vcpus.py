@@ -180,7 +180,7 @@ def test_a_refused_second_plug_is_partial() -> None:
 
 @pytest.mark.parametrize(
     ("fixed", "want", "words"),
-    [(1, 5, "maxcpus=5"), (1, 0, "at least one")],
+    [(1, 5, "maxcpus=N"), (1, 0, "at least one")],
 )
 def test_out_of_range(fixed: int, want: int, words: str) -> None:
     with pytest.raises(UsageError) as caught:

@@ -36,6 +36,19 @@ async def test_socket_left_behind_by_a_dead_qemu(path):
         await Session.open(Address(str(path)))
 
 
+async def test_what_is_no_socket_is_said(tmp_path):
+    (tmp_path / "file").touch()
+    for name, words in (("file", "a file, not a socket"), (".", "a directory, not a socket")):
+        with pytest.raises(MonitorGoneError, match=words) as caught:
+            await Session.open(Address(str(tmp_path / name)))
+        assert "ringfence ps" in caught.value.hint
+
+
+async def test_a_host_that_cannot_be_one():
+    with pytest.raises(MonitorGoneError, match="cannot be the name of a host"):
+        await Session.open(Address(host="a" * 70, port=4444))
+
+
 def test_permission_denied_is_not_gone():
     error = sockets.monitor_error(Address("/x"), PermissionError(13, "Permission denied"))
     assert type(error) is MonitorError

@@ -13,6 +13,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from ringfence.core.answers import entries, text
 from ringfence.core.requests import Qmp, Steps
 from ringfence.errors import MonitorRefusedError
 from ringfence.knobs.disk import names
@@ -90,15 +91,16 @@ def observe() -> Steps[Graph]:
         Qmp("query-named-block-nodes", {"flat": True}),
         Qmp("qom-list", {"path": "/objects"}),
     ]
-    groups = {node["node-name"]: group for node in named if (group := _group(node))}
-    chains = names.node_chains(stats)
+    named = entries(named)
+    groups = {text(node["node-name"]): group for node in named if (group := _group(node))}
+    chains = names.node_chains(entries(stats))
     outside = yield from _in_iothreads(disks)
     stacks = []
     for disk in disks:
         chain = chains.get(disk.qdev, ())
         filters = tuple(Filter(node, groups[node]) for node in chain if node in groups)
         stacks.append(Stack(disk._replace(nodes=chain), filters, disk.qdev in outside))
-    ids = [entry["name"] for entry in objects if entry["type"] == "child<throttle-group>"]
+    ids = [text(entry["name"]) for entry in entries(objects) if entry["type"] == "child<throttle-group>"]
     read = yield [Qmp("qom-get", {"path": f"/objects/{id_}", "property": "limits"}) for id_ in ids]
     placed = {filter_.node for stack in stacks for filter_ in stack.filters}
     pools = {
@@ -115,7 +117,7 @@ def observe() -> Steps[Graph]:
         )
         for id_, limits in zip(ids, read, strict=True)
     }
-    return Graph(tuple(stacks), pools, frozenset(node["node-name"] for node in named))
+    return Graph(tuple(stacks), pools, frozenset(text(node["node-name"]) for node in named))
 
 
 def _group(node: Mapping[str, Any]) -> str:
@@ -125,7 +127,7 @@ def _group(node: Mapping[str, Any]) -> str:
         return ""
     try:
         return str(json.loads(file.removeprefix("json:"))["throttle-group"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return ""
 
 
@@ -156,12 +158,12 @@ def _in_iothreads(disks: Sequence[names.Disk]) -> Steps[frozenset[str]]:
 def _in_main_thread(disk: names.Disk) -> Steps[bool]:
     path = disk.frontend
     bus = yield Qmp("qom-get", {"path": path, "property": "parent_bus"})
-    holders = (path, names.controller(str(bus)))
+    holders = (path, names.controller(text(bus)))
     listed = yield [Qmp("qom-list", {"path": holder}) for holder in holders]
     reads = [
         Qmp("qom-get", {"path": holder, "property": entry["name"]})
-        for holder, entries in zip(holders, listed, strict=True)
-        for entry in entries
+        for holder, held in zip(holders, listed, strict=True)
+        for entry in entries(held)
         if entry["name"] in ("iothread", "iothread-vq-mapping")
     ]
     return not any((yield reads)) if reads else True

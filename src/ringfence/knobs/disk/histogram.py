@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ringfence import units
+from ringfence.core.answers import entries, fields, number, text
 from ringfence.core.knob import Observation, Outcome, Part, Row, Verdict, Wants
 from ringfence.core.requests import Agent, Qmp, Steps
 from ringfence.errors import MonitorRefusedError
@@ -36,7 +37,7 @@ class State(NamedTuple):
     """:param histograms: by `rd` and `wr`, QEMU's own; empty while it is off."""
 
     disk: names.Disk
-    histograms: Mapping[str, Mapping[str, Any]]
+    histograms: Mapping[str, Mapping[str, Sequence[int]]]
 
 
 class LatencyHistogram:
@@ -83,7 +84,7 @@ class LatencyHistogram:
         try:
             yield changes[0]
         except MonitorRefusedError as refusal:
-            return Outcome(Verdict.REFUSED, part, by="QEMU", detail=refusal.message)
+            return Outcome(Verdict.REFUSED, part, by="QEMU", detail=refusal.message, hint=refusal.hint)
         after = _part(part.state.disk, _by_qdev((yield Qmp("query-blockstats"))))
         if bool(after.state.histograms) != (wants["latency_histogram"] is not None):
             return Outcome(
@@ -92,21 +93,28 @@ class LatencyHistogram:
         return Outcome(Verdict.APPLIED, after)
 
 
-def _by_qdev(entries: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
-    return {str(entry.get("qdev", "")): entry["stats"] for entry in entries}
+def _by_qdev(stats: Any) -> dict[str, Mapping[str, Any]]:
+    return {text(entry.get("qdev", "")): fields(entry["stats"]) for entry in entries(stats)}
 
 
 def _part(disk: names.Disk, stats: Mapping[str, Mapping[str, Any]]) -> Part:
     found = stats.get(disk.qdev, {})
     histograms = {
-        kind: found[f"{kind}_latency_histogram"]
+        kind: _histogram(found[f"{kind}_latency_histogram"])
         for kind in _DIRECTIONS.values()
         if f"{kind}_latency_histogram" in found
     }
     return Part(disk.name, disk.aliases, State(disk, histograms))
 
 
-def _percentiles(words: str, histogram: Mapping[str, Any] | None) -> str:
+def _histogram(found: Any) -> dict[str, list[int]]:
+    boundaries, bins = ([number(value) for value in fields(found)[name]] for name in ("boundaries", "bins"))
+    if len(bins) != len(boundaries) + 1 or min(bins) < 0:
+        raise ValueError(f"{len(bins)} bins of a histogram between {len(boundaries)} boundaries")
+    return {"boundaries": boundaries, "bins": bins}
+
+
+def _percentiles(words: str, histogram: Mapping[str, Sequence[int]] | None) -> str:
     if not histogram:
         return ""
     count = sum(histogram["bins"])

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 from ringfence import units
+from ringfence.core.answers import fields, number
 from ringfence.core.knob import Row, Value, Wants
 from ringfence.errors import UsageError
 
@@ -73,12 +74,13 @@ def _rate_rows(part: str, mechanism: str, kind: str, leaf: str, words: str) -> t
 
 def read(inserted: Mapping[str, Any]) -> dict[str, int]:
     """Every limit of a disk from `query-block`'s `inserted`, fields QEMU leaves out as 0."""
-    return _read({field: int(inserted.get(field, 0)) for field in FIELDS.values()})
+    return _read({field: number(inserted.get(field, 0)) for field in FIELDS.values()})
 
 
-def read_object(found: Mapping[str, Any]) -> dict[str, int]:
+def read_object(found: Any) -> dict[str, int]:
     """Every limit of a throttle-group object from its `limits`, under the fields of a disk."""
-    return _read({field: int(found.get(object_field, 0)) for field, object_field in OBJECT_FIELDS.items()})
+    found = fields(found)
+    return _read({field: number(found.get(object_field, 0)) for field, object_field in OBJECT_FIELDS.items()})
 
 
 def _read(limits: dict[str, int]) -> dict[str, int]:
@@ -127,14 +129,14 @@ def check_value(part: str, leaf: str, value: Value | None) -> None:
     """:raise UsageError: the value of `part`'s leaf alone is out of range."""
     if leaf not in FIELDS or value is None:
         return
-    number = int(value)
+    wanted = int(value)
     if leaf.endswith(".burst_length"):
-        if not 1 <= number <= 2**32 - 1:
+        if not 1 <= wanted <= 2**32 - 1:
             raise UsageError(
-                f"{part}.{leaf}={number} is out of range", hint="a burst lasts at least 1 s, in whole seconds"
+                f"{part}.{leaf}={wanted} is out of range", hint="a burst lasts at least 1 s, in whole seconds"
             )
-    elif number > LIMIT_MAX:
-        raise UsageError(f"{part}.{leaf}={number} is above QEMU's largest limit", hint="at most 10^15")
+    elif wanted > LIMIT_MAX:
+        raise UsageError(f"{part}.{leaf}={wanted} is above QEMU's largest limit", hint="at most 10^15")
 
 
 def check_together(part: str, limits: Limits) -> None:

@@ -16,8 +16,10 @@ from collections.abc import Mapping, Sequence
 from string import ascii_lowercase
 from typing import Any, NamedTuple
 
+from ringfence.core.answers import entries, fields, number, text
 from ringfence.core.requests import Qmp, Steps
 
+_BUSES = 256  # which a PCI domain can have
 _VIRTIO_BACKEND = "/virtio-backend"
 _PERIPHERAL = "/machine/peripheral/"
 _FILTERS = ("throttle", "copy-on-read")
@@ -56,10 +58,10 @@ class Disk(NamedTuple):
 
 def observe() -> Steps[tuple[Disk, ...]]:
     """Read every disk of the VM with all its names, in QEMU's order."""
-    blocks = [block for block in (yield Qmp("query-block")) if block.get("qdev")]
+    blocks = [block for block in entries((yield Qmp("query-block"))) if text(block.get("qdev", ""))]
     chains: Mapping[str, tuple[str, ...]] = {}
-    if any((block.get("inserted") or {}).get("drv") in _FILTERS for block in blocks):
-        chains = node_chains((yield Qmp("query-blockstats")))
+    if any(fields(block.get("inserted", {})).get("drv") in _FILTERS for block in blocks):
+        chains = node_chains(entries((yield Qmp("query-blockstats"))))
     places = yield from _places([block["qdev"] for block in blocks])
     return tuple(_disk(block, places.get(block["qdev"], ""), chains) for block in blocks)
 
@@ -71,28 +73,29 @@ def node_chains(stats: Sequence[Mapping[str, Any]]) -> dict[str, tuple[str, ...]
         node: Mapping[str, Any] | None = entry
         nodes: list[str] = []
         while node:
-            nodes.append(str(node.get("node-name", "")))
-            node = node.get("parent")  # QEMU's word for what stands below
-        chains[str(entry.get("qdev", ""))] = tuple(nodes)
+            nodes.append(text(node.get("node-name", "")))
+            node = fields(node["parent"]) if "parent" in node else None  # QEMU's word for what stands below
+        chains[text(entry.get("qdev", ""))] = tuple(nodes)
     return chains
 
 
 def _disk(block: Mapping[str, Any], place: str, chains: Mapping[str, tuple[str, ...]]) -> Disk:
     qdev = block["qdev"]
-    inserted = block.get("inserted") or {}
+    inserted = fields(block.get("inserted", {}))
+    backend = text(block.get("device", ""))
     frontend = qdev.removesuffix(_VIRTIO_BACKEND)
     device_id = frontend.removeprefix(_PERIPHERAL)
-    nodes = chains.get(qdev) or tuple(filter(None, [inserted.get("node-name", "")]))
+    nodes = chains.get(qdev) or tuple(filter(None, [text(inserted.get("node-name", ""))]))
     names = [
         place,
-        block.get("device", ""),
+        backend,
         "" if device_id.startswith("/") else device_id.split("/")[0],
         *(node for node in nodes if not node.startswith(("#", FILTER_PREFIX))),
         qdev,
         frontend,
     ]
     known = tuple(dict.fromkeys(name for name in names if name))
-    return Disk(known[0], known[1:], qdev, block.get("device", ""), inserted, nodes)
+    return Disk(known[0], known[1:], qdev, backend, inserted, nodes)
 
 
 def _frontend_path(qdev: str) -> str:
@@ -133,16 +136,16 @@ def _places(qdevs: Sequence[str]) -> Steps[dict[str, str]]:
 def _nvme_controllers() -> Steps[int]:
     """How many there are, those without a disk among them."""
     lists = yield [Qmp("qom-list", {"path": f"/machine/{where}"}) for where in ("peripheral", "peripheral-anon")]
-    return sum(child["type"] == "child<nvme>" for children in lists for child in children)
+    return sum(child["type"] == "child<nvme>" for children in lists for child in entries(children))
 
 
 def _letters(index: int) -> str:
     """0 -> a, 25 -> z, 26 -> aa, as the kernel counts disks."""
-    text = ""
+    letters = ""
     while index >= 0:
-        text = ascii_lowercase[index % 26] + text
+        letters = ascii_lowercase[index % 26] + letters
         index = index // 26 - 1
-    return text
+    return letters
 
 
 def _pci_order(paths: Sequence[str]) -> Steps[dict[str, tuple[object, ...]]]:
@@ -155,7 +158,9 @@ def _pci_order(paths: Sequence[str]) -> Steps[dict[str, tuple[object, ...]]]:
     while asked:
         answers = yield [_qom_get(path, name) for path in asked for name in ("addr", "parent_bus")]
         for path, devfn, bus in zip(asked, answers[::2], answers[1::2], strict=True):
-            where[path] = (int(devfn), bus.rsplit("/", 1)[0])
+            where[path] = (number(devfn), text(bus).rsplit("/", 1)[0])
+        if len(where) > len(paths) + _BUSES:
+            raise ValueError(f"the disks are behind more than {_BUSES} PCI bridges")
         bridges = {bridge for _, bridge in where.values() if bridge.startswith("/machine/peripheral")}
         asked = sorted(bridges - where.keys())
     hotplugged = yield [_qom_get(path, "hotplugged") for path in paths]
@@ -166,6 +171,8 @@ def _scan_key(path: str, where: Mapping[str, tuple[int, str]]) -> tuple[tuple[in
     devfn, bridge = where[path]
     key: list[tuple[int, int]] = [(0, devfn)]
     while bridge in where:
+        if len(key) > len(where):
+            raise ValueError(f"{bridge} is a PCI bridge behind itself")
         devfn, bridge = where[bridge]
         key.insert(0, (1, devfn))
     return tuple(key)

@@ -84,7 +84,7 @@ class Pools:
         try:
             yield change[0]
         except MonitorRefusedError as refusal:
-            return Outcome(Verdict.REFUSED, part, by="QEMU", detail=refusal.message)
+            return Outcome(Verdict.REFUSED, part, by="QEMU", detail=refusal.message, hint=refusal.hint)
         wanted = limits.lay_over(pool.limits, wants)
         if isinstance(change[0], Qmp) and change[0].command == "object-del":
             gone = _part(pool._replace(limits=wanted), exists=False)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ringfence import units
+from ringfence.core.answers import entries, fields, text
 from ringfence.core.knob import Observation, Outcome, Part, Row, Value, Verdict, Wants
 from ringfence.core.requests import Agent, Qmp, Steps
 from ringfence.errors import MonitorRefusedError, UsageError
@@ -101,8 +102,8 @@ class DiskThrottle:
         try:
             *_, blocks = yield [*write, Qmp("query-block")]
         except MonitorRefusedError as refusal:
-            return Outcome(Verdict.REFUSED, part, by="QEMU", detail=refusal.message)
-        inserted = {block.get("qdev"): block.get("inserted") or {} for block in blocks}
+            return Outcome(Verdict.REFUSED, part, by="QEMU", detail=refusal.message, hint=refusal.hint)
+        inserted = {text(block.get("qdev", "")): fields(block.get("inserted", {})) for block in entries(blocks)}
         disks = tuple(disk._replace(inserted=inserted.get(disk.qdev, {})) for disk in part.state.disks)
         after = next(_part(disk, disks) for disk in disks if disk.qdev == part.state.disk.qdev)
         limits, _ = _wanted(part, wants)
@@ -113,7 +114,7 @@ class DiskThrottle:
 
 
 def _part(disk: disk_names.Disk, disks: tuple[disk_names.Disk, ...]) -> Part:
-    group = disk.inserted.get("group", "")
+    group = text(disk.inserted.get("group", ""))
     members = tuple(o.name for o in disks if group and o.qdev != disk.qdev and o.inserted.get("group") == group)
     state = State(disk, disk_limits.read(disk.inserted), group, members, disks)
     return Part(disk.name, disk.aliases, state)

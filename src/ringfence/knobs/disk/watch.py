@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from ringfence.core.answers import entries, fields, number
 from ringfence.core.requests import Clock, Qmp, Steps, Wait
 
 _DEMAND_WITHIN_NS = 1_000_000_000
@@ -33,12 +34,12 @@ class Flow(NamedTuple):
 
 def look(qdev: str) -> Steps[Flow]:
     """How far a disk has come. `qdev` is its QOM path."""
-    entries = yield Qmp("query-blockstats")
-    stats: Mapping[str, Any] = next((e["stats"] for e in entries if e.get("qdev") == qdev), {})
+    answer = yield Qmp("query-blockstats")
+    stats: Mapping[str, Any] = next((fields(e["stats"]) for e in entries(answer) if e.get("qdev") == qdev), {})
     # Without the time no request ever finished.
     idle_ns = stats.get("idle_time_ns")
-    finished = sum(int(stats.get(counter, 0)) for counter in _COUNTERS)
-    return Flow(finished, idle_ns is not None and idle_ns < _DEMAND_WITHIN_NS)
+    finished = sum(number(stats.get(counter, 0)) for counter in _COUNTERS)
+    return Flow(finished, idle_ns is not None and number(idle_ns) < _DEMAND_WITHIN_NS)
 
 
 def stalled(qdev: str, before: Flow) -> Steps[bool]:

@@ -1,0 +1,1 @@
+"""PURE: closed loops. Observations in, wanted values and a reason out; no clock, no I/O."""
