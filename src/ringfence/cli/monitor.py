@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
     from ringfence.core.model import Address, Vm
 
 Opening: TypeAlias = "Callable[[], Awaitable[Console]]"
-_HOST_PORT = re.compile(r"[^/\s]*:\d+")
 
 
 def register(app: typer.Typer) -> None:
@@ -77,14 +75,8 @@ def _find(selector: str) -> tuple[Vm, Address | None]:
     """The VM, and its socket when that is what it was named by."""
     from ringfence.qemu import discovery
 
-    if "/" not in selector:
-        try:
-            return discovery.find_vm(selector), None
-        except UsageError:
-            if not _HOST_PORT.fullmatch(selector):
-                raise
-    address = discovery.parse_address(selector)
-    return discovery.vm_at(address), address
+    address = target.socket_named(selector)
+    return (discovery.find_vm(selector) if address is None else discovery.vm_at(address)), address
 
 
 async def _open(

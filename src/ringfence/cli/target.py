@@ -8,7 +8,7 @@ from ringfence import units
 from ringfence.errors import UsageError
 
 if TYPE_CHECKING:
-    from ringfence.core.model import Vm
+    from ringfence.core.model import Address, Vm
 
 VM_HELP = "name, UUID or pid of the VM, or the path or HOST:PORT of its QMP socket"
 QMP_HELP = "path or HOST:PORT of a QMP socket, instead of VM"
@@ -69,7 +69,18 @@ def find(selector: str | None, qmp: str | None = None) -> Vm:
         return discovery.vm_at(discovery.parse_address(qmp))
     if selector is None:
         raise UsageError("which VM?", hint="`ringfence ps` lists them; --qmp PATH names one by its socket")
+    address = socket_named(selector)
+    return discovery.find_vm(selector) if address is None else discovery.vm_at(address)
+
+
+def socket_named(selector: str) -> Address | None:
+    """The socket when a VM is named by one: a path with a `/` in it, or HOST:PORT; None for any other name.
+
+    :raise UsageError: it can only be meant as a socket, and is none.
+    """
+    from ringfence.qemu import discovery
+
     host, _, port = selector.rpartition(":")
     if "/" in selector or (host not in ("", "pid") and port.isdecimal()):
-        return discovery.vm_at(discovery.parse_address(selector))
-    return discovery.find_vm(selector)
+        return discovery.parse_address(selector)
+    return None

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from ringfence.core.answers import entries, fields, number
 from ringfence.core.knob import Verdict
+from ringfence.core.requests import Qmp, Steps
 from ringfence.engine.api import OpenVm
-from ringfence.errors import RingfenceError, UsageError
+from ringfence.engine.driver import observe
+from ringfence.errors import MonitorError, RingfenceError, UsageError
 from ringfence.knobs import registry
 from ringfence.policies.tenant_pool import Share, TenantPool, Use
 
@@ -153,11 +156,10 @@ class PoolLoop:
         return Use(name, self._limits[name], (now.done - last.done) / seconds)
 
     async def _read(self, name: str) -> _Reading:
-        blocks = await self._members[name].vm.edges.session.execute("query-blockstats")
-        stats = next((block["stats"] for block in blocks if block.get("qdev") == self._paths[name]), None)
-        if stats is None:
+        done = await observe(_done(self._paths[name], _COUNTERS[self._kind]), self._members[name].vm.edges)
+        if done is None:
             raise UsageError(f"{name}: the disk is gone")
-        return _Reading(sum(stats[counter] for counter in _COUNTERS[self._kind]), time.monotonic())
+        return _Reading(done, time.monotonic())
 
     async def _set(self, name: str, limit_per_s: int) -> None:
         if self._limits.get(name) == limit_per_s:
@@ -165,8 +167,21 @@ class PoolLoop:
         member = self._members[name]
         (result,) = await member.vm.set({f"disk.{member.disk}.{self._kind}": limit_per_s})
         if result.verdict is not Verdict.APPLIED:
-            raise RingfenceError(f"{name}: limit {limit_per_s} was {result.verdict}: {result.detail}")
+            raise MonitorError(
+                f"{name}: limit {limit_per_s} {result.verdict}: {result.detail}",
+                hint=result.hint,
+                state=result.state,
+            )
         self._limits[name] = limit_per_s
+
+
+def _done(qdev: str, counters: Sequence[str]) -> Steps[int | None]:
+    """What a disk has done in sum; None when the VM has no such disk."""
+    for block in entries((yield Qmp("query-blockstats"))):
+        if block.get("qdev") == qdev:
+            stats = fields(block["stats"])
+            return sum(number(stats[counter]) for counter in counters)
+    return None
 
 
 def parse_member(text: str) -> tuple[str, str, float]:

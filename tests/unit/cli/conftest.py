@@ -78,9 +78,15 @@ def skip(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
         return true_time(loop) + ahead_s
 
     def skip(seconds: float) -> None:
+        # A little later: who has just sent what is asked may not have begun to wait for the answer.
+        loops[0].call_soon_threadsafe(pass_, seconds, 3)
+
+    def pass_(seconds: float, turns: int) -> None:
         nonlocal ahead_s
-        ahead_s += seconds
-        loops[0].call_soon_threadsafe(lambda: None)  # it sleeps on its old idea of the time
+        if turns:
+            loops[0].call_soon(pass_, seconds, turns - 1)
+        else:
+            ahead_s += seconds
 
     monkeypatch.setattr(asyncio.BaseEventLoop, "time", time)
     return skip

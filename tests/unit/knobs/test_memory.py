@@ -9,7 +9,7 @@ import pytest
 from ringfence import units
 from ringfence.core.knob import Outcome, Part, Verdict
 from ringfence.core.requests import Qmp
-from ringfence.errors import TenantError, UsageError
+from ringfence.errors import InterruptError, MonitorGoneError, MonitorRefusedError, TenantError, UsageError
 from ringfence.knobs.memory import UNKNOWN_STAT, MemoryTarget
 from ringfence.testing.steps import PaperVm
 
@@ -205,6 +205,56 @@ def test_stale_statistics_count_as_unknown() -> None:
     )
     guest.script.answers["qom-get"] = guest.qom_get
     assert KNOB.observation(guest.part(), KNOB.rows[0]).minimum is None
+
+
+def test_what_ends_the_watch_leaves_the_guest_where_it_is() -> None:
+    guest = FakeGuest(step=100 * MIB)
+    part = guest.part()
+    guest.script.answers["query-balloon"] = lambda _: guest.query(_) if guest.actual > 800 * MIB else stop()
+
+    def stop() -> None:
+        guest.script.answers["query-balloon"] = {"actual": guest.actual}
+        raise InterruptError("enough")
+
+    with pytest.raises(InterruptError) as caught:
+        guest.script.play(KNOB.apply(part, {"target": 512 * MIB}, timeout_s=60, force=False))
+    assert guest.target == guest.actual == 724 * MIB
+    assert guest.polling == 0
+    assert caught.value.state == "the guest came to 724 MiB, which is its target now"
+
+
+def test_when_nothing_can_be_put_in_order_it_is_said_what_is_left() -> None:
+    guest = FakeGuest()
+    part = guest.part()
+    gone = MonitorGoneError("QEMU closed the connection")
+
+    def balloon(_: object) -> None:
+        guest.script.answers |= {"query-balloon": gone, "qom-set": gone}
+        raise gone
+
+    guest.script.answers["balloon"] = balloon
+    with pytest.raises(MonitorGoneError) as caught:
+        guest.script.play(KNOB.apply(part, {"target": 512 * MIB}, timeout_s=60, force=False))
+    assert caught.value.state == (
+        "the balloon's target may be 512 MiB, to which the guest may still move; "
+        "its guest is still asked for statistics every 1 s"
+    )
+
+
+def test_a_target_that_qemu_refuses() -> None:
+    guest = FakeGuest()
+    guest.script.answers["balloon"] = MonitorRefusedError("no")
+    outcome = guest.set(512 * MIB)
+    assert (outcome.verdict, outcome.by, outcome.detail) == (Verdict.REFUSED, "QEMU", "no")
+    assert outcome.hint
+    assert guest.polling == 0
+
+
+def test_statistics_are_not_waited_for_beyond_the_deadline() -> None:
+    guest = FakeGuest(driver=False)
+    start_s = guest.script.now_s
+    assert guest.set(512 * MIB, timeout_s=0.5).verdict is Verdict.REFUSED
+    assert guest.script.now_s - start_s < 2
 
 
 def test_statistics_from_before_the_balloon_moved_are_not_trusted() -> None:

@@ -1,0 +1,99 @@
+"""Keys and values as people write them."""
+
+from __future__ import annotations
+
+import pytest
+
+from ringfence.core.knob import Part, Value
+from ringfence.errors import UsageError
+from ringfence.knobs import registry
+
+PARTS = (
+    Part("vda", ("web-disk", "#x", "/machine/peripheral/a"), None),
+    Part("/machine/unattached/device[3]", (), None),
+)
+
+
+def error_of(key: str, value: str | float | None = "1") -> UsageError:
+    with pytest.raises(UsageError) as caught:
+        registry.parse_value(registry.parse_key(key), value)
+    assert caught.value.hint
+    return caught.value
+
+
+def test_a_disks_name_may_hold_dots() -> None:
+    key = registry.parse_key("disk.my.iops.disk.iops.burst")
+    assert (key.instance, key.leaf) == ("my.iops.disk", "iops.burst")
+
+
+@pytest.mark.parametrize(
+    ("text", "near"),
+    [
+        ("disk.vdb.iopss", "disk.vdb.iops"),
+        ("disk.vdb.iops.brust", "disk.vdb.iops.burst"),
+        ("memory.targt", "memory.target"),
+        ("vcpu", "vcpus"),
+        ("iops", "memory, vcpus, disk"),
+        ("disk.vda", "memory, vcpus, disk"),
+        ("", "memory, vcpus, disk"),
+    ],
+)
+def test_an_unknown_key_hints_at_the_nearest(text: str, near: str) -> None:
+    error = error_of(text)
+    assert near in error.hint
+    assert error.hint.endswith("`ringfence show VM --all` lists every key")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("memory.target", "", "cannot read '' as bytes"),
+        ("memory.target", "1e30", "cannot read '1e30' as bytes"),
+        ("memory.target", "1parsec", "unknown unit 'parsec'"),
+        ("memory.target", "-1", "negative"),
+        ("memory.target", "\udce9", "cannot read"),
+        ("memory.target", "unlimited", "cannot be unlimited"),
+        ("memory.target", 1.5, "no whole number"),
+        ("memory.target", -1, "no whole number"),
+        ("vcpus", "1.5", "'1.5' comes to no whole number"),
+        ("vcpus", None, "cannot be unlimited"),
+        ("disk.vda.iops", "5MiB/s", "unknown unit"),
+        ("disk.vda.iops.burst_length", "1500ms", "whole number of seconds"),
+        ("disk.vda.group", "  ", "needs a name"),
+    ],
+)
+def test_a_value_that_is_none(key: str, value: str | float | None, words: str) -> None:
+    error = error_of(key, value)
+    assert words in error.message
+    assert key in error.message
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "number"),
+    [
+        ("memory.target", "1.5GiB", 3 << 29),
+        ("memory.target", 4096, 4096),
+        ("disk.vda.iops", "0", None),
+        ("disk.vda.iops", "none", None),
+        ("disk.vda.iops", 0, None),
+        ("disk.vda.iops.burst_length", "0", 0),
+        ("disk.vda.iops.burst_length", "unlimited", None),
+        ("disk.vda.group", "g", "g"),
+    ],
+)
+def test_values(key: str, value: str | int, number: Value | None) -> None:
+    assert registry.parse_value(registry.parse_key(key), value) == number
+
+
+def test_a_disk_by_any_of_its_names() -> None:
+    for name in ("vda", "web-disk", "/machine/peripheral/a"):
+        assert registry.pick(PARTS, registry.parse_key(f"disk.{name}.iops")) is PARTS[0]
+
+
+def test_an_unknown_disk_lists_the_names_that_people_type() -> None:
+    with pytest.raises(UsageError) as caught:
+        registry.pick(PARTS, registry.parse_key("disk.vdb.iops"))
+    assert caught.value.hint == "this VM has: vda = web-disk = #x; /machine/unattached/device[3]"
+    with pytest.raises(UsageError) as caught:
+        registry.pick((), registry.parse_key("disk.vdb.iops"))
+    assert caught.value.hint == "this VM has no disk"
