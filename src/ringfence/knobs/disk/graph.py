@@ -101,7 +101,8 @@ def observe() -> Steps[Graph]:
         filters = tuple(Filter(node, groups[node]) for node in chain if node in groups)
         stacks.append(Stack(disk._replace(nodes=chain), filters, disk.qdev in outside))
     ids = [text(entry["name"]) for entry in entries(objects) if entry["type"] == "child<throttle-group>"]
-    read = yield [Qmp("qom-get", {"path": f"/objects/{id_}", "property": "limits"}) for id_ in ids]
+    asked = [Qmp("qom-get", {"path": f"/objects/{id_}", "property": "limits"}) for id_ in ids]
+    read = (yield asked) if asked else []
     placed = {filter_.node for stack in stacks for filter_ in stack.filters}
     pools = {
         id_: Pool(
@@ -137,10 +138,10 @@ def _in_iothreads(disks: Sequence[names.Disk]) -> Steps[frozenset[str]]:
     QEMU does not say where a node lives: it is told from the device, and from the controller of a SCSI disk. An
     export may have moved its node, too, so with exports every disk counts.
     """
-    if not (yield Qmp("query-iothreads")):
+    if not entries((yield Qmp("query-iothreads"))):
         return frozenset()
     try:
-        if (yield Qmp("query-block-exports")):
+        if entries((yield Qmp("query-block-exports"))):
             return frozenset(disk.qdev for disk in disks)
     except MonitorRefusedError:
         pass  # this QEMU has no exports

@@ -27,7 +27,7 @@ class FakeGraph:
         self.nodes: dict[str, dict[str, Any]] = {f"n{n}": {"drv": "raw", "ro": False} for n in range(disks)}
         self.objects: dict[str, dict[str, int]] = {}
         self.iothreads: dict[str, str] = {}
-        self.exports: list[str] = []
+        self.exports: list[dict[str, str]] = []
         self.refuse: dict[str, str] = {}
         self.finished = 0
         self.served = 1
@@ -37,7 +37,7 @@ class FakeGraph:
                 "query-block": lambda _: [self.block(path) for path in self.drives],
                 "query-blockstats": self.blockstats,
                 "query-named-block-nodes": lambda _: [self.named(name) for name in self.nodes],
-                "query-iothreads": lambda _: sorted(set(self.iothreads.values())),
+                "query-iothreads": lambda _: [{"id": name} for name in sorted(set(self.iothreads.values()))],
                 "query-block-exports": lambda _: self.exports,
                 "qom-list": self.qom_list,
                 "qom-get": self.qom_get,

@@ -175,7 +175,7 @@ def test_another_node_read_back_is_a_failure() -> None:
     assert outcome.verdict is Verdict.FAILED
 
 
-@pytest.mark.parametrize("exports", [[], ["export"]])
+@pytest.mark.parametrize("exports", [[], [{"id": "export"}]])
 def test_nothing_is_put_over_a_disk_in_an_iothread(exports: list[str]) -> None:
     vm = FakeGraph()
     vm.iothreads = {"/machine/peripheral/d0": "/objects/io0"}
