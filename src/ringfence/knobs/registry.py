@@ -116,6 +116,10 @@ def parse_value(key: Key, value: str | int | float | None) -> Value | None:
 def _name(key: Key, value: str) -> str:
     if not value.strip():
         raise UsageError(f"{key.text} needs a name", hint=f"or {key.text}=none to leave")
+    if not value.isprintable():  # what cannot be encoded is not printable either
+        raise UsageError(
+            f"{key.text} has a character that cannot be printed", hint="use letters, digits, '-', '_'"
+        )
     return value
 
 
