@@ -99,11 +99,13 @@ class Part(NamedTuple):
     :param name: canonical name of the instance, empty where there is only one (`vda`).
     :param aliases: every other name the user may call it by.
     :param state: the knob's own; `Knob.observation` tells what it means for a key.
+    :param identity: what is never another instance's, however the names may change; empty where the name is so.
     """
 
     name: str
     aliases: tuple[str, ...]
     state: Any
+    identity: str = ""
 
 
 class Outcome(NamedTuple):

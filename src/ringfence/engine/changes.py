@@ -105,6 +105,7 @@ _EXIT_CODES = {
     Verdict.INTERRUPTED: InterruptError.exit_code,
     Verdict.NOT_ATTEMPTED: 4,
 }
+_PARTLY = _EXIT_CODES[Verdict.PARTIAL]
 _REFUSER_CODES = {"QEMU": 4, "ringfence": 2, "guest": 6}
 
 
@@ -130,14 +131,15 @@ async def plan(edges: Edges, values: Mapping[str, str | int | float | None], *, 
             observed[key.knob] = await _observe(edges, key.knob)
         try:
             part = registry.pick(observed[key.knob], key)
-            step = steps.setdefault((key.knob, part.name), Step(key.knob, part, {}, {}))
+            identity = part.identity or part.name
+            step = steps.setdefault((key.knob, identity), Step(key.knob, part, {}, {}))
             if key.leaf in step.keys:
                 same = step.keys[key.leaf].text
                 raise UsageError(f"{key.text} and {same} are the same", hint="give it once")
         except UsageError as error:
             problems.append(error)
             continue
-        steps[key.knob, part.name] = step._replace(
+        steps[key.knob, identity] = step._replace(
             wants={**step.wants, key.leaf: wish}, keys={**step.keys, key.leaf: key}
         )
     ordered = _in_order(list(steps.values()))
@@ -197,7 +199,7 @@ async def apply(
     Errors on the way are verdicts here, not exceptions: what had been done by then is always told.
     """
     results: list[Result] = []
-    stopped = ""
+    stopped, changed = "", False
     for step in steps:
         if edges.interrupted and not stopped:
             stopped = "it was interrupted"
@@ -217,7 +219,11 @@ async def apply(
         except RingfenceError as error:
             outcome, code = await _ended(edges, step, error), error.exit_code
         took_ms = (time.perf_counter() - start) * 1e3
-        results += [step.result(leaf, outcome, took_ms, exit_code=code) for leaf in step.keys]
+        told = [step.result(leaf, outcome, took_ms, exit_code=code) for leaf in step.keys]
+        changed = changed or any(result.known and result.actual != result.before for result in told)
+        if changed:  # a code of 2 promises that nothing was
+            told = [r._replace(exit_code=_PARTLY) if r.exit_code == UsageError.exit_code else r for r in told]
+        results += told
         if outcome.verdict is not Verdict.APPLIED:
             stopped = f"{results[-1].key} was not applied"
     return results
@@ -248,4 +254,10 @@ async def _read_back(edges: Edges, step: Step) -> Part | None:
             parts = await observe(step.knob.observe(), edges)
     except RingfenceError:
         return None
-    return next((part for part in parts if part.name == step.part.name), None)
+    return _same(parts, step.part)
+
+
+def _same(parts: tuple[Part, ...], wanted: Part) -> Part | None:
+    """The same instance as it is now; None when there is none any more."""
+    identity = wanted.identity or wanted.name
+    return next((part for part in parts if (part.identity or part.name) == identity), None)

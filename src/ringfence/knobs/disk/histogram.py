@@ -104,7 +104,7 @@ def _part(disk: names.Disk, stats: Mapping[str, Mapping[str, Any]]) -> Part:
         for kind in _DIRECTIONS.values()
         if f"{kind}_latency_histogram" in found
     }
-    return Part(disk.name, disk.aliases, State(disk, histograms))
+    return Part(disk.name, disk.aliases, State(disk, histograms), disk.qdev)
 
 
 def _histogram(found: Any) -> dict[str, list[int]]:

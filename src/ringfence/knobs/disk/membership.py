@@ -168,7 +168,8 @@ class PoolMembership:
 
 
 def _part(state: State) -> Part:
-    return Part(state.stack.disk.name, state.stack.disk.aliases, state)
+    disk = state.stack.disk
+    return Part(disk.name, disk.aliases, state, disk.qdev)
 
 
 def _without(pool: Pool, name: str) -> list[str]:

@@ -63,7 +63,23 @@ def observe() -> Steps[tuple[Disk, ...]]:
     if any(fields(block.get("inserted", {})).get("drv") in _FILTERS for block in blocks):
         chains = node_chains(entries((yield Qmp("query-blockstats"))))
     places = yield from _places([block["qdev"] for block in blocks])
-    return tuple(_disk(block, places.get(block["qdev"], ""), chains) for block in blocks)
+    return _told_apart([_disk(block, places.get(block["qdev"], ""), chains) for block in blocks])
+
+
+def _told_apart(disks: Sequence[Disk]) -> tuple[Disk, ...]:
+    """Each under the first of its names that is no other disk's: a drive may be called as another's place is."""
+    if len(disks) < 2:
+        return tuple(disks)
+    called: dict[str, int] = {}
+    for disk in disks:
+        for name in (disk.name, *disk.aliases):
+            called[name] = called.get(name, 0) + 1
+    found = []
+    for disk in disks:
+        known = (disk.name, *disk.aliases)
+        name = next((name for name in known if called[name] == 1), disk.qdev)
+        found.append(disk._replace(name=name, aliases=tuple(other for other in known if other != name)))
+    return tuple(found)
 
 
 def node_chains(stats: Sequence[Mapping[str, Any]]) -> dict[str, tuple[str, ...]]:

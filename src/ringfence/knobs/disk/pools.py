@@ -116,7 +116,7 @@ def add(object_id: str, wanted: Limits) -> Qmp:
 
 
 def _part(pool: Pool, *, exists: bool = True) -> Part:
-    return Part(pool.name, (pool.id,) if pool.ours else (), State(pool, exists))
+    return Part(pool.name, (pool.id,) if pool.ours else (), State(pool, exists), pool.id)
 
 
 def _limits_anything(wanted: Limits) -> bool:

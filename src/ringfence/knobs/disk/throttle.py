@@ -117,7 +117,7 @@ def _part(disk: disk_names.Disk, disks: tuple[disk_names.Disk, ...]) -> Part:
     group = text(disk.inserted.get("group", ""))
     members = tuple(o.name for o in disks if group and o.qdev != disk.qdev and o.inserted.get("group") == group)
     state = State(disk, disk_limits.read(disk.inserted), group, members, disks)
-    return Part(disk.name, disk.aliases, state)
+    return Part(disk.name, disk.aliases, state, disk.qdev)
 
 
 def _leaf(state: State, leaf: str) -> Value | None:

@@ -249,3 +249,12 @@ def test_an_empty_drive_cannot_be_limited() -> None:
     del vm.blocks["/machine/unattached/device[19]"]["inserted"]
     with pytest.raises(TenantError, match="no medium"):
         KNOB.check(vm.part("ide2-cd0"), {"iops": 100}, force=False)
+
+
+def test_a_place_that_is_another_disks_drive_id_is_the_name_of_neither() -> None:
+    vm = two_disks()
+    vm.blocks[BACKEND]["device"] = "vda"
+    parts = vm.parts()
+    assert len({part.identity for part in parts}) == 2
+    assert [vm.part(part.name).identity for part in parts] == [part.identity for part in parts]
+    assert [part.name for part in parts] == ["vdb", "d3"]
