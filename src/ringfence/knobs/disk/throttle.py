@@ -6,6 +6,7 @@ read, the wanted ones laid over them, and all written back with the group carrie
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from ringfence import units
@@ -67,6 +68,15 @@ class DiskThrottle:
         notes = (f"shares group {state.group!r} with {', '.join(state.members)}",) if shared else ()
         return Observation(row, f"disk.{part.name}.{leaf}", now, now, lowest, highest, unavailable, notes)
 
+    def foresee(self, part: Part, earlier: Sequence[tuple[Part, Wants]]) -> Part:
+        """With the limits and groups that the steps before it set, for each disk that they hold for."""
+        disks = part.state.disks
+        for other, wants in earlier:
+            if isinstance(other.state, State):
+                disks = _foreseen(disks, other, wants)
+        mine = next(disk for disk in disks if disk.qdev == part.state.disk.qdev)
+        return _part(mine, disks)
+
     def check(self, part: Part, wants: Wants, *, force: bool) -> None:
         """Raise UsageError for what QEMU would refuse, TenantError for an empty drive; `force` is no matter."""
         self.observation(part, self.rows[0]).refuse_unavailable()
@@ -118,6 +128,20 @@ def _part(disk: disk_names.Disk, disks: tuple[disk_names.Disk, ...]) -> Part:
     members = tuple(o.name for o in disks if group and o.qdev != disk.qdev and o.inserted.get("group") == group)
     state = State(disk, disk_limits.read(disk.inserted), group, members, disks)
     return Part(disk.name, disk.aliases, state, disk.qdev)
+
+
+def _foreseen(disks: tuple[disk_names.Disk, ...], other: Part, wants: Wants) -> tuple[disk_names.Disk, ...]:
+    """The disks once another has been set: whoever is in its group then, has its limits."""
+    limits, group = _wanted(other, wants)
+    me = other.state.disk
+    if group or any(limits[field] for field in RATES.values()):
+        group = group or me.short_path  # as QEMU calls the group of a disk that is in none
+    return tuple(
+        disk._replace(inserted={**disk.inserted, **limits, "group": group})
+        if disk.qdev == me.qdev or (group and disk.inserted.get("group") == group)
+        else disk
+        for disk in disks
+    )
 
 
 def _leaf(state: State, leaf: str) -> Value | None:

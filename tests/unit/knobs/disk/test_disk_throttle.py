@@ -258,3 +258,20 @@ def test_a_place_that_is_another_disks_drive_id_is_the_name_of_neither() -> None
     assert len({part.identity for part in parts}) == 2
     assert [vm.part(part.name).identity for part in parts] == [part.identity for part in parts]
     assert [part.name for part in parts] == ["vdb", "d3"]
+
+
+def test_what_one_member_of_a_group_is_set_to_is_kept_by_the_next() -> None:
+    vm = two_disks(iops=50, group="g1")
+    first, second = vm.part("vda"), vm.part("vdb")
+    seen = KNOB.foresee(second, [(first, {"iops": 100})])
+    arguments = sent(seen, bps=1 << 20)
+    assert (arguments["iops"], arguments["bps"], arguments["group"]) == (100, 1 << 20, "g1")
+
+
+def test_a_group_that_the_step_before_makes_is_joined_with_its_limits() -> None:
+    vm = two_disks()
+    first, second = vm.part("vda"), vm.part("vdb")
+    seen = KNOB.foresee(second, [(first, {"iops": 100, "group": "g2"})])
+    KNOB.check(seen, {"group": "g2"}, force=False)
+    arguments = sent(seen, group="g2")
+    assert (arguments["iops"], arguments["group"]) == (100, "g2")
