@@ -153,6 +153,7 @@ def _print_plan(steps: Sequence[Step], output: Format) -> None:
             "part": step.part.name,
             "keys": [k.text for k in step.keys.values()],
             "requests": [r.wire() for r in step.requests()],
+            "notes": list(step.notes()),
         }
         for step in steps
     ]
@@ -164,13 +165,15 @@ def _print_plan(steps: Sequence[Step], output: Format) -> None:
                 line(f"# {', '.join(k.text for k in step.keys.values())}: already so")
             for request in requests:
                 line(json.dumps(request.wire()))
+            for text in step.notes():
+                note(f"  {', '.join(k.text for k in step.keys.values())}: {text}")
 
     emit(data, output, render)
 
 
 def _shown(row: Row, value: Value | None) -> str:
     if value is None:
-        return "unlimited" if row.lifts else "unknown"
+        return row.lifted if row.lifts else "unknown"
     return units.format_value(row.unit, value)
 
 
