@@ -122,6 +122,8 @@ def test_no_runtime_directory_is_no_error(tmp_path: Path, monkeypatch: pytest.Mo
 def test_keys_without_a_vm() -> None:
     assert bash("set", "no-such-vm", "") == ["memory.target=", "vcpus="]
     assert bash("set", "no-such-vm", "memory") == ["memory.target="]
+    assert bash("set", "no-such-vm", "memory.") == ["memory.target=", "memory.target.via=", "memory.ramp="]
+    assert bash("set", "no-such-vm", "memory.target.via=v") == ["memory.target.via=virtio-mem"]
     keys = bash("set", "no-such-vm", "disk.my-disk.b")
     assert keys[:3] == ["disk.my-disk.bps=", "disk.my-disk.bps.burst=", "disk.my-disk.bps.burst_length="]
     assert bash("set", "--qmp", "/nowhere", "v") == ["vcpus="]

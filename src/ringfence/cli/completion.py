@@ -78,17 +78,23 @@ def _key_split_off(before: Sequence[str]) -> str:
 
 
 def _keys(vm: Vm | None, incomplete: str) -> Iterator[tuple[str, str]]:
-    """Every key, with this VM's disks or the disk or pool being typed; the rarer ones once it was typed."""
+    """Every key that can be set, with this VM's disks or the disk or pool that is being typed.
+
+    The rarer ones come once a disk, or the part up to the dot, was typed.
+    """
     from ringfence.knobs.registry import rows
 
     typed = incomplete.split(".")
     named = typed[0] if len(typed) > 2 else ""
     disks = _disks(vm) if vm and not named and "disk.".startswith(typed[0]) else []
     for row in rows():
+        if row.read_only:
+            continue
         kind = row.key.partition(".")[0]
         slot = f"<{kind}>"
         if slot not in row.key:
-            yield row.key, row.help
+            if row.main or "." in incomplete:
+                yield row.key, row.help
         elif row.main or kind == named:
             names = [typed[1]] if kind == named else disks if kind == "disk" else []
             yield from ((row.key.replace(slot, name), row.help) for name in names)
@@ -96,6 +102,7 @@ def _keys(vm: Vm | None, incomplete: str) -> Iterator[tuple[str, str]]:
 
 def _values(key: str, vm: Vm | None) -> list[str]:
     """What is known of a key's values; the figures in between are the user's to know."""
+    from ringfence.knobs.memory.choose import START_WITH
     from ringfence.knobs.registry import parse_key
     from ringfence.units import MIB, SWITCH
 
@@ -104,6 +111,8 @@ def _values(key: str, vm: Vm | None) -> list[str]:
         return ["on", row.lifted]
     if row.lifts:
         return [row.lifted]
+    if row.key == "memory.target.via":
+        return list(START_WITH)
     if vm is None:
         return []
     if row.key == "vcpus":

@@ -35,6 +35,9 @@ def up(
     max_vcpus: Annotated[int, typer.Option(help="vCPUs at most.")] = 4,
     memory: Annotated[str, typer.Option(help="Memory at the start.")] = "512MiB",
     max_memory: Annotated[str, typer.Option(help="Memory at most.")] = "4GiB",
+    virtio_mem: Annotated[
+        str | None, typer.Option(help="Memory that virtio-mem can add.", show_default="no such device")
+    ] = None,
     disk: Annotated[list[str] | None, typer.Option(help="Size of an empty disk; once for each.")] = None,
     machine: Annotated[str, typer.Option(help="q35 or pc.")] = "q35",
     accel: Annotated[str, typer.Option(help="auto, or a value for QEMU's -accel.")] = "auto",
@@ -60,6 +63,7 @@ def up(
         vcpus_max=max(vcpus, max_vcpus),
         memory_bytes=memory_bytes,
         memory_max_bytes=max(memory_bytes, units.parse(units.BYTES, max_memory)),
+        virtio_mem_bytes=units.parse(units.BYTES, virtio_mem) if virtio_mem else 0,
         disks_bytes=[units.parse(units.BYTES, size) for size in disk or ()],
         accel=accel,
         machine=machine,

@@ -23,6 +23,9 @@ def run(
     max_memory: Annotated[
         str | None, typer.Option(help="Memory at most.", show_default="four times the memory")
     ] = None,
+    virtio_mem: Annotated[
+        str | None, typer.Option(help="Memory that virtio-mem can add.", show_default="no such device")
+    ] = None,
     vcpus: Annotated[int, typer.Option(help="vCPUs at the start.")] = 1,
     max_vcpus: Annotated[int | None, typer.Option(help="vCPUs at most.", show_default="the host's CPUs")] = None,
     disk: Annotated[
@@ -52,12 +55,16 @@ def run(
 
     qemu = qemu or launch.installed_qemu()
     memory_bytes = units.parse(units.BYTES, memory)
+    virtio_mem_bytes = units.parse(units.BYTES, virtio_mem) if virtio_mem else 0
+    roomy_bytes = max(4 * memory_bytes, memory_bytes + virtio_mem_bytes)
+    backend = launch.object_properties(qemu, launch.RAM_BACKEND) if virtio_mem_bytes else ()
     chosen = accelerators.choose(qemu, accel)
     options = launch.VmOptions(
         name=name,
         files=_files(name),
         memory_bytes=memory_bytes,
-        memory_max_bytes=units.parse(units.BYTES, max_memory) if max_memory else 4 * memory_bytes,
+        memory_max_bytes=units.parse(units.BYTES, max_memory) if max_memory else roomy_bytes,
+        virtio_mem_bytes=virtio_mem_bytes,
         qemu=qemu,
         machine=machine,
         accel=chosen.name,
@@ -66,7 +73,7 @@ def run(
         disks=[parse_disk(text) for text in disk or ()],
         extra=extra or (),
     )
-    line = launch.command_line(options, launch.device_properties(qemu, launch.BALLOON))
+    line = launch.command_line(options, launch.device_properties(qemu, launch.BALLOON), backend)
     if only_print:
         sys.stdout.write(shlex.join(line) + "\n")
         return

@@ -87,6 +87,8 @@ def _range(observation: Observation) -> str:
         return "on or off"
     if observation.row.lifts:
         return "from " + text(low) if low is not None else "a name"
+    if low is None and high is None:
+        return ""
     return f"{text(low)} to {text(high)}" if low is not None else f"up to {text(high)}"
 
 

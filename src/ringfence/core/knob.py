@@ -43,6 +43,7 @@ class Row(NamedTuple):
     :param mechanism: QEMU's name for what does it.
     :param lifts: whether `unlimited` is a value of it.
     :param main: shown by default; the others only when set, or on request.
+    :param read_only: observed, and never a value to set.
     """
 
     key: str
@@ -52,6 +53,7 @@ class Row(NamedTuple):
     lifts: bool = False
     main: bool = True
     lifted: str = "unlimited"
+    read_only: bool = False
 
 
 class Advice(NamedTuple):

@@ -43,6 +43,7 @@ class GuestSpec(NamedTuple):
     """What a lab guest shall be.
 
     :param vcpus: at the start; `vcpus_max` is how many there can be.
+    :param virtio_mem_bytes: what a virtio-mem device can give on top; 0 for no such device.
     :param disks_bytes: sizes of empty disks, the first is the guest's /dev/vda.
     :param accel: `auto`, or a value for QEMU's `-accel`.
     :param machine: `q35` or `pc`.
@@ -56,6 +57,7 @@ class GuestSpec(NamedTuple):
     vcpus_max: int = 4
     memory_bytes: int = 512 * MIB
     memory_max_bytes: int = 4 * GIB
+    virtio_mem_bytes: int = 0
     disks_bytes: Sequence[int] = ()
     accel: str = accel.AUTO
     machine: str = "q35"
@@ -155,6 +157,9 @@ async def up(
     files = files_of(_KIND, spec.name)
     spec = spec._replace(qemu=spec.qemu or launch.installed_qemu())
     balloon = await asyncio.to_thread(launch.device_properties, spec.qemu, launch.BALLOON)
+    backend: frozenset[str] = frozenset()
+    if spec.virtio_mem_bytes:
+        backend = await asyncio.to_thread(launch.object_properties, spec.qemu, launch.RAM_BACKEND)
     chosen = await asyncio.to_thread(accel.choose, spec.qemu, spec.accel)
     image = await asyncio.to_thread(ensure_image, say)
     directory = files.directory
@@ -170,7 +175,7 @@ async def up(
         state = {"accel": chosen.name, "memory_bytes": spec.memory_bytes, "disks": disks, "image": image.key}
         (directory / _STATE).write_text(json.dumps(state) + "\n")
         options = _options(spec._replace(accel=chosen.name), image, disks)
-        await _to_the_end(_start, launch.command_line(options, balloon))
+        await _to_the_end(_start, launch.command_line(options, balloon, backend))
         await _booted(spec, Guest(directory), timeout_s)
     except BaseException as error:
         failed = Guest(directory)
@@ -237,7 +242,8 @@ def _options(spec: GuestSpec, image: Image, disks: str) -> launch.VmOptions:
         name=spec.name,
         files=files_of(_KIND, spec.name),
         memory_bytes=spec.memory_bytes,
-        memory_max_bytes=max(spec.memory_bytes, spec.memory_max_bytes),
+        memory_max_bytes=max(spec.memory_bytes + spec.virtio_mem_bytes, spec.memory_max_bytes),
+        virtio_mem_bytes=spec.virtio_mem_bytes,
         qemu=spec.qemu,
         machine=spec.machine,
         accel=spec.accel,

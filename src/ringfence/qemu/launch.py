@@ -16,6 +16,7 @@ from ringfence.units import MIB
 
 AGENT_CHANNEL = "org.qemu.guest_agent.0"
 BALLOON = "virtio-balloon-pci"
+RAM_BACKEND = "memory-backend-ram"
 CONSOLE = "ringfence-console"
 """Keeps the end of what the guest writes to its serial port: by a file it could fill the host's memory or disk."""
 
@@ -43,6 +44,7 @@ class VmOptions(NamedTuple):
     :param qemu: the QEMU program.
     :param vcpus: at the start, one core each; all but the first can be unplugged.
     :param memory_max_bytes: with plugged memory; equal to `memory_bytes` when there shall be no room for any.
+    :param virtio_mem_bytes: of that, how much a virtio-mem device can give; 0 for no such device.
     :param extra: QEMU arguments of the user's, which win.
     """
 
@@ -56,6 +58,7 @@ class VmOptions(NamedTuple):
     vcpus: int = 1
     vcpus_max: int = 1
     memory_slots: int = 8
+    virtio_mem_bytes: int = 0
     disks: Sequence[Disk] = ()
     deflate_on_oom: bool = True
     free_page_reporting: bool = True
@@ -102,10 +105,13 @@ class _Extra(NamedTuple):
         return any(text in argument for argument in self.arguments)
 
 
-def command_line(options: VmOptions, balloon_properties: Collection[str]) -> list[str]:
+def command_line(
+    options: VmOptions, balloon_properties: Collection[str], backend_properties: Collection[str] = ()
+) -> list[str]:
     """The whole command line, the program first.
 
     :param balloon_properties: what this QEMU's balloon has, see `device_properties`; others are left out.
+    :param backend_properties: likewise of `RAM_BACKEND`, see `object_properties`; only virtio-mem needs it.
     :raise UsageError: the options contradict each other.
     """
     _check(options)
@@ -124,6 +130,8 @@ def command_line(options: VmOptions, balloon_properties: Collection[str]) -> lis
     line += _agent(options, extra)
     if not extra.has_device("virtio-balloon"):
         line += ["-device", _balloon(options, balloon_properties)]
+    if options.virtio_mem_bytes:
+        line += _virtio_mem(options, backend_properties)
     if "q35" in machine:
         for number in range(SPARE_PORTS):
             line += ["-device", f"pcie-root-port,id=spare{number},chassis={number + 1},slot={number + 1}"]
@@ -155,11 +163,20 @@ def device_properties(qemu: str, device: str) -> frozenset[str]:
 
     :raise HostError: the program cannot be run.
     """
+    return _properties(qemu, "-device", device)
+
+
+def object_properties(qemu: str, kind: str) -> frozenset[str]:
+    """As `device_properties`, of an object's type."""
+    return _properties(qemu, "-object", kind)
+
+
+def _properties(qemu: str, option: str, kind: str) -> frozenset[str]:
     import subprocess
 
     try:
         done = subprocess.run(
-            (qemu, "-device", f"{device},help"),
+            (qemu, option, f"{kind},help"),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -190,7 +207,13 @@ def _check(options: VmOptions) -> None:
         raise UsageError(
             "the memory at the start is more than the maximum", hint="raise the maximum, or leave it out"
         )
-    if options.memory_bytes < MIB or options.memory_bytes % MIB or options.memory_max_bytes % MIB:
+    if options.memory_bytes + options.virtio_mem_bytes > options.memory_max_bytes:
+        raise UsageError(
+            "the memory at the start and virtio-mem are more than the maximum",
+            hint="raise the maximum, or leave it out",
+        )
+    sizes = (options.memory_bytes, options.memory_max_bytes, options.virtio_mem_bytes)
+    if options.memory_bytes < MIB or any(size % MIB for size in sizes):
         raise UsageError("memory comes in whole MiB", hint="write 512MiB or 2GiB")
 
 
@@ -223,6 +246,15 @@ def _balloon(options: VmOptions, properties: Collection[str]) -> str:
     wanted = {"deflate-on-oom": options.deflate_on_oom, "free-page-reporting": options.free_page_reporting}
     switches = "".join(f",{name}={'on' if on else 'off'}" for name, on in wanted.items() if name in properties)
     return f"{BALLOON},id=balloon0{switches}"
+
+
+def _virtio_mem(options: VmOptions, properties: Collection[str]) -> list[str]:
+    """Nothing is plugged at first. Without `reserve=off` the host would set aside swap for all that might be."""
+    reserve = ",reserve=off" if "reserve" in properties else ""
+    return [
+        *("-object", f"{RAM_BACKEND},id=virtio-mem-ram,size={options.virtio_mem_bytes // MIB}M{reserve}"),
+        *("-device", "virtio-mem-pci,id=virtio-mem0,memdev=virtio-mem-ram,requested-size=0"),
+    ]
 
 
 def _disk(name: str, disk: Disk) -> list[str]:

@@ -69,3 +69,12 @@ def test_qemu_takes_our_place(app, qemu, monkeypatch):
     assert program == qemu
     assert line[0] == qemu
     assert "guest=vm1,debug-threads=on" in line
+
+
+def test_virtio_mem_makes_room_for_itself(app, qemu):
+    arguments = ["--qemu", qemu, "--accel", "tcg", "--print", "--memory", "1GiB", "--virtio-mem", "8GiB"]
+    result = CliRunner().invoke(app, ["run", "vm1", *arguments])
+    assert result.exception is None
+    line = shlex.split(result.stdout)
+    assert "size=1024M,slots=8,maxmem=9216M" in line
+    assert "memory-backend-ram,id=virtio-mem-ram,size=8192M" in line

@@ -168,3 +168,20 @@ def test_a_qemu_that_is_not_there_is_the_hosts_fault(tmp_path, monkeypatch):
     assert launch.find_qemu() is None
     with pytest.raises(HostError, match="no QEMU"):
         launch.installed_qemu()
+
+
+def test_virtio_mem_has_nothing_plugged_at_first():
+    line = command_line(options(virtio_mem_bytes=2 * GIB), BALLOON, frozenset({"reserve"}))
+    assert values(line, "-object") == ["memory-backend-ram,id=virtio-mem-ram,size=2048M,reserve=off"]
+    device = "virtio-mem-pci,id=virtio-mem0,memdev=virtio-mem-ram,requested-size=0"
+    assert device in values(line, "-device")
+    assert values(build(), "-object") == []
+
+
+def test_a_qemu_that_knows_no_reserve_is_not_told_of_it():
+    assert values(build(virtio_mem_bytes=GIB), "-object") == ["memory-backend-ram,id=virtio-mem-ram,size=1024M"]
+
+
+def test_virtio_mem_must_fit_below_the_maximum():
+    with pytest.raises(UsageError, match="virtio-mem are more than the maximum"):
+        build(virtio_mem_bytes=4 * GIB)
