@@ -78,7 +78,7 @@ def test_options_and_their_values() -> None:
     assert {"--qmp", "--all", "--output"} <= set(bash("show", "-"))
     assert bash("set", "--dr") == ["--dry-run"]
     assert bash("ps", "-o", "") == ["table", "json", "yaml"]
-    assert bash("lab", "") == ["up", "run", "down", "demo", "ls"]
+    assert bash("lab", "") == ["up", "run", "down", "demo", "qemu", "ls"]
 
 
 @pytest.mark.parametrize("verb", ["show", "set", "monitor", "doctor"])

@@ -86,9 +86,12 @@ async def test_kernel_options_take_parts_away(lab_guest):
 @pytest.mark.parametrize(
     ("option", "online"), [("ringfence.cpu_online=0", (0,)), ("ringfence.cpu_online=1", (0, 1))]
 )
-async def test_a_new_cpu_is_left_to_the_agent_unless_told_otherwise(cpu_hotplug, lab_guest, option, online):
+async def test_a_new_cpu_is_left_to_the_agent_unless_told_otherwise(
+    cpu_hotplug, lab_guest, needs_cpu_hotplug, option, online
+):
     guest = await lab_guest(kernel_options=[option])
     async with await Session.open(guest.files.qmp) as session:
+        await needs_cpu_hotplug(session)
         slots = await session.execute("query-hotpluggable-cpus")
         free = [slot for slot in slots if "qom-path" not in slot][-1]
         await session.execute("device_add", {"driver": free["type"], "id": "plugged", **free["props"]})

@@ -292,8 +292,8 @@ def test_qmp_prompt(vm: Vm, terminal: Callable[..., Terminal]) -> None:
     person.type("x" + ENTER)
     person.sees("error: QEMU refused balloon")
     person.line_is("(QMP) ")
-    person.type("object-add qom-type=throttle-g" + TAB)
-    person.line_is("(QMP) object-add qom-type=throttle-group")
+    person.type("blockdev-add driver=null-c" + TAB)  # what an object can be is no enumeration before QEMU 6.0
+    person.line_is("(QMP) blockdev-add driver=null-co")
     person.type(CTRL_C + CTRL_D)
     assert person.ends() == 0
 

@@ -170,6 +170,18 @@ def _render_demo(found: Demo) -> None:
     console().print(f"{held} of {len(found.rows)} rows hold. QEMU {found.qemu}, accelerator {found.accel}.")
 
 
+@_lab.command()
+def qemu(
+    suite: Annotated[str, typer.Argument(help="Of this distribution, such as trixie.", show_default=False)],
+) -> None:
+    """Fetch the QEMU of another suite, without installing it, and print the program's path for --qemu."""
+    import sys
+
+    from ringfence.lab.qemus import ensure_qemu
+
+    sys.stdout.write(f"{ensure_qemu(suite, note)}\n")
+
+
 @_lab.command("ls")
 def list_(output: Annotated[Format, _FORMAT] = Format.TABLE) -> None:
     """List this user's guests."""

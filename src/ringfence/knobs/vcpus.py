@@ -24,6 +24,19 @@ _STEP_S = 10.0
 _OST_EJECT = 3
 _OST_IN_PROGRESS = 132
 _OST_DONE = 0
+_AGAIN = "-again"
+"""Ends the id of a CPU plugged in spite of `_PLUG_DANGER`: with it the slot's report of the eject is gone."""
+_BEFORE_BOOT = ("prelaunch", "inmigrate")
+
+_NOT_TAKEN_OVER = (
+    "the guest has not taken over CPU hot-plug by ACPI (it still boots, or with this QEMU it never does), so "
+    "it would not see a new CPU, and could not give one up"
+)
+_PLUG_DANGER = (
+    "a CPU was unplugged before, and without KVM QEMU may end at the next plug: it makes no more than maxcpus CPU "
+    "threads in its life, and some versions crash at once"
+)
+_UNPLUG_DANGER = "its vCPUs share one thread (tcg,thread=single), and unplugging one ends QEMU"
 
 _OFFLINE_HINT = "run qemu-guest-agent in the guest, or there: echo 1 > /sys/devices/system/cpu/cpuN/online"
 
@@ -68,13 +81,18 @@ class Slot(NamedTuple):
 
 class State(NamedTuple):
     """:param online: CPUs the guest has online, None when it cannot be asked.
-    :param unplug_danger: why an unplug would end the VM, empty when it would not; `plug_danger` likewise.
+    :param unplug_danger: why an unplug would end the VM or come to nothing, empty when it would not; `plug_danger`
+        likewise.
+    :param pending: numbers of the CPUs that the guest is giving up.
+    :param tells: whether this machine passes on what the guest says to a plug.
     """
 
     slots: tuple[Slot, ...]
     online: int | None
     plug_danger: str
     unplug_danger: str
+    pending: frozenset[int] = frozenset()
+    tells: bool = True
 
     @property
     def plugged(self) -> int:
@@ -106,13 +124,14 @@ class Vcpus:
         except MonitorRefusedError:
             count = len(entries((yield Qmp("query-cpus-fast"))))
             return (Part("", (), State((), count, "", "")),)
-        cpus, kvm = yield [Qmp("query-cpus-fast"), Qmp("query-kvm")]
+        cpus, status, kvm = yield [Qmp("query-cpus-fast"), Qmp("query-status"), Qmp("query-kvm")]
         threads = [number(cpu["thread-id"]) for cpu in entries(cpus)]
-        plug, unplug = "", ""
-        if not fields(kvm)["enabled"]:
-            plug, unplug = yield from _tcg_dangers(slots, threads)
+        reports = yield from _cpu_reports()
+        plug, unplug = _dangers(
+            slots, threads, reports, runstate=text(fields(status)["status"]), kvm=bool(fields(kvm)["enabled"])
+        )
         online = yield from guest_cpus.online()
-        return (Part("", (), State(slots, online, plug, unplug)),)
+        return (Part("", (), State(slots, online, plug, unplug, _pending(slots, reports), reports is not None)),)
 
     def observation(self, part: Part, row: Row) -> Observation:
         """How many there are, in QEMU and online in the guest."""
@@ -130,7 +149,7 @@ class Vcpus:
             minimum=state.fixed,
             maximum=state.maximum,
             unavailable="it has one CPU, and no room for more" if full and state.plugged == state.fixed else "",
-            notes=_notes(state),
+            notes=(*_notes(state), *dict.fromkeys(filter(None, (state.plug_danger, state.unplug_danger)))),
             advice=(_ROOM,) if full else (),
         )
 
@@ -163,21 +182,26 @@ class Vcpus:
         want = int(wants[""] or 0)
         moves = _moves(state, want)
         if want > state.plugged:
-            return [_add(slot) for slot in moves]
-        return [Qmp("device_del", {"id": slot.device}) for slot in moves]
+            return [_add(slot, state) for slot in moves]
+        return [Qmp("device_del", {"id": slot.device}) for slot in moves if slot.number not in state.pending]
 
     def apply(self, part: Part, wants: Wants, *, timeout_s: float, force: bool) -> Steps[Outcome]:
         """Plug or unplug one CPU after the other, each seen through before the next is asked for."""
         state: State = part.state
         want = int(wants[""] or 0)
         moves = _moves(state, want)
+        if not moves and state.pending:
+            detail = "the guest is still giving a CPU up that it was asked for before"
+            return Outcome(
+                Verdict.PARTIAL, part, "guest", detail, hint="set it again when that has come to an end"
+            )
         if not moves and state.online in (None, want):
             return Outcome(Verdict.APPLIED, part, notes=("already so",))
         deadline = (yield Clock()) + timeout_s
         if want < state.plugged:
-            trouble = yield from _unplug(moves, deadline)
+            trouble = yield from _unplug(state, moves, deadline)
         else:
-            trouble = yield from _plug(moves, deadline)
+            trouble = yield from _plug(state, moves, deadline)
         return (yield from _outcome(part, want, trouble, deadline))
 
 
@@ -202,28 +226,55 @@ def _slots() -> Steps[tuple[Slot, ...]]:
     )
 
 
-def _tcg_dangers(slots: Sequence[Slot], threads: Sequence[int]) -> Steps[tuple[str, str]]:
-    """Two ways in which a QEMU without KVM was seen to die: told from what it does, whatever its version.
-
-    A free slot whose last word was a finished eject had a CPU unplugged; some QEMUs then crash at the next plug.
-    vCPUs that share one thread cannot be ended one by one.
-    """
-    single = len(threads) > 1 and len(set(threads)) == 1
-    unplug = "its vCPUs share one thread (tcg,thread=single), and unplugging one ends QEMU" if single else ""
+def _cpu_reports() -> Steps[list[dict[str, Any]] | None]:
+    """The guest's last ACPI word on each CPU slot; None where this machine has none."""
     try:
         reports = yield Qmp("query-acpi-ospm-status")
     except MonitorRefusedError:
-        return "", unplug
-    ejected = {text(r["slot"]) for r in entries(reports) if r["slot-type"] == "CPU" and r["source"] == _OST_EJECT}
+        return None
+    return [report for report in entries(reports) if report["slot-type"] == "CPU"]
+
+
+def _pending(slots: Sequence[Slot], reports: Sequence[Mapping[str, Any]] | None) -> frozenset[int]:
+    """CPUs that the guest was asked to give up, began to, and still has."""
+    under_way = {
+        text(report["slot"])
+        for report in reports or ()
+        if report["source"] == _OST_EJECT and report["status"] == _OST_IN_PROGRESS
+    }
+    return frozenset(slot.number for slot in slots if slot.qom_path and str(slot.number) in under_way)
+
+
+def _dangers(
+    slots: Sequence[Slot],
+    threads: Sequence[int],
+    reports: Sequence[Mapping[str, Any]] | None,
+    *,
+    runstate: str,
+    kvm: bool,
+) -> tuple[str, str]:
+    """Why a plug, and an unplug, would end badly: told from what this QEMU does, whatever its version.
+
+    Its ACPI reports list CPUs from when the guest has switched to the present way of CPU hot-plug; under Debian's
+    QEMU 5.2 none ever did. Without KVM two more things count: a slot whose last word was a finished eject had a
+    CPU unplugged (7.2 then crashed at the next plug, 10.0 and 11.1 at the one that made maxcpus + 1 in all); and
+    vCPUs that share one thread cannot be ended one by one.
+    """
+    if reports is not None and not reports and runstate not in _BEFORE_BOOT:
+        return _NOT_TAKEN_OVER, _NOT_TAKEN_OVER
+    if kvm:
+        return "", ""
     free = {str(slot.number) for slot in slots if not slot.qom_path}
-    plug = (
-        "a CPU was unplugged before, and without KVM some QEMUs crash at the next plug" if ejected & free else ""
-    )
-    return plug, unplug
+    ejected = {text(report["slot"]) for report in reports or () if report["source"] == _OST_EJECT} & free
+    again = any(slot.qom_path.endswith(_AGAIN) for slot in slots)
+    single = len(threads) > 1 and len(set(threads)) == 1
+    return _PLUG_DANGER if ejected or again else "", _UNPLUG_DANGER if single else ""
 
 
 def _notes(state: State) -> tuple[str, ...]:
     notes = []
+    if state.pending:
+        notes.append("the guest is still giving up a CPU that it was asked for before")
     if state.online is None:
         notes.append("the guest agent does not answer: how many are online is not known")
     elif state.online != state.plugged:
@@ -235,11 +286,11 @@ def _moves(state: State, want: int) -> list[Slot]:
     """Slots to fill, first free one first, or to empty, last one first, to come to `want`."""
     moves: list[Slot] = []
     left = abs(want - state.plugged)
-    candidates = (
-        [slot for slot in state.slots if not slot.qom_path]
-        if want > state.plugged
-        else [slot for slot in reversed(state.slots) if slot.removable]
-    )
+    if want > state.plugged:
+        candidates = [slot for slot in state.slots if not slot.qom_path]
+    else:
+        candidates = [slot for slot in reversed(state.slots) if slot.removable]
+        candidates.sort(key=lambda slot: slot.number not in state.pending)
     for slot in candidates:
         if left >= slot.vcpus:
             moves.append(slot)
@@ -247,22 +298,23 @@ def _moves(state: State, want: int) -> list[Slot]:
     return moves
 
 
-def _add(slot: Slot) -> Qmp:
+def _add(slot: Slot, state: State) -> Qmp:
     place = "-".join(str(slot.props[name]) for name in sorted(slot.props) if name != "node-id")
-    return Qmp("device_add", {"driver": slot.driver, "id": f"ringfence-cpu-{place}", **slot.props})
+    device = f"ringfence-cpu-{place}{_AGAIN if state.plug_danger == _PLUG_DANGER else ''}"
+    return Qmp("device_add", {"driver": slot.driver, "id": device, **slot.props})
 
 
-def _plug(moves: Sequence[Slot], deadline: float) -> Steps[_Trouble | None]:
+def _plug(state: State, moves: Sequence[Slot], deadline: float) -> Steps[_Trouble | None]:
     for done, slot in enumerate(moves, 1):
-        request = _add(slot)
+        request = _add(slot, state)
         try:
             yield request
         except MonitorRefusedError as refusal:
             return _Trouble("QEMU", refusal.message, refusal.hint)
         taken = yield from _wait_taken(str(request.arguments["id"]), deadline)
         yield Progress("vcpus", done, len(moves), units.COUNT)
-        if not taken:
-            break
+        if not taken and state.tells:
+            return _Trouble("guest", "the guest has not answered for the new CPU", "see whether it has booted")
     return None
 
 
@@ -278,10 +330,11 @@ def _wait_taken(device: str, deadline: float) -> Steps[bool]:
             return False
 
 
-def _unplug(moves: Sequence[Slot], deadline: float) -> Steps[_Trouble | None]:
+def _unplug(state: State, moves: Sequence[Slot], deadline: float) -> Steps[_Trouble | None]:
     for done, slot in enumerate(moves, 1):
         try:
-            yield Qmp("device_del", {"id": slot.device})
+            if slot.number not in state.pending:
+                yield Qmp("device_del", {"id": slot.device})
         except MonitorRefusedError as refusal:
             return _Trouble("QEMU", refusal.message, refusal.hint)
         try:
@@ -336,7 +389,7 @@ def _outcome(part: Part, want: int, trouble: _Trouble | None, deadline: float) -
     state = before._replace(slots=slots, online=online)
     after = Part("", (), state)
     actual = plugged if online is None else online
-    if plugged == want and online in (None, want):
+    if plugged == want and (online == want or (online is None and not trouble)):
         notes = () if online is not None else _notes(state)
         return Outcome(Verdict.APPLIED, after, notes=notes)
     changed = plugged != before.plugged or (online is not None and online != before.online)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 from ringfence.errors import HostError
 from ringfence.lab import rootfs
+from ringfence.lab.locks import locked
 from ringfence.lab.packages import Archive, Package, check_space, unpack
 from ringfence.qemu.paths import cache_dir
 from ringfence.units import MIB
@@ -57,7 +56,7 @@ def ensure_image(say: Callable[[str], None]) -> Image:
     try:
         base.mkdir(parents=True, exist_ok=True)
         check_space(base, _NEEDED_BYTES)
-        with _locked(base, say):
+        with locked(base / "lock", say, "makes the image"):
             return _find(base) or _build(base, say)
     except OSError as error:
         raise HostError(
@@ -134,15 +133,3 @@ def _fetch(work: Path, say: Callable[[str], None]) -> tuple[Package, ...]:
     say("unpacking them")
     unpack(debs, work / "root")
     return packages
-
-
-@contextmanager
-def _locked(base: Path, say: Callable[[str], None]) -> Iterator[None]:
-    """Hold the builder's lock; the kernel lets go of it when we die."""
-    with (base / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say("waiting for another process that makes the image")
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield

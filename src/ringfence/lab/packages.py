@@ -1,7 +1,7 @@
 """Debian packages as a source of files: fetched and unpacked without root, nothing is installed on the host.
 
 apt runs with a state, a cache and a list of installed packages of its own (an empty one), and with the host's own
-sources, keyrings, proxies and preferences.
+sources, keyrings, proxies and preferences; or with another suite of the same distribution, from the same mirror.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from ringfence.errors import HostError
+from ringfence.errors import HostError, UsageError
 
 if TYPE_CHECKING:
     from subprocess import CompletedProcess
@@ -46,6 +46,19 @@ Dir::Log "{root}/log";
 # The sandbox user is what apt becomes when it runs as root: its usual `_apt` could not enter a private directory.
 # The hooks belong to the host's own state (one of them empties the host's cache of packages).
 
+_OTHER_SUITE = """\
+Dir::Etc::sourcelist "{root}/sources.list";
+Dir::Etc::sourceparts "-";
+Dir::Etc::preferences "-";
+Dir::Etc::preferencesparts "-";
+"""
+_OTHER_SOURCE = "deb [check-valid-until=no check-date=no{keyring}] {mirror} {suite} main\n"
+# An old suite is not signed anew, and a machine's clock may be off: what is signed stays checked.
+
+_SUITE = re.compile(r"[a-z][a-z0-9.-]*")
+_INDEX = re.compile(r"^'(?P<mirror>\S+?)/?/dists/(?P<suite>[^/\s]+)/InRelease' ", re.MULTILINE)
+_ALIASES = ("stable", "oldstable", "oldoldstable", "testing", "unstable", "sid")
+
 
 class Package(NamedTuple):
     """One version of one package."""
@@ -61,10 +74,12 @@ class Archive:
     """The distribution's packages, seen through a private apt below `root`.
 
     :param root: a directory that exists; apt's lists and the downloads go there.
+    :param suite: this suite of the host's distribution alone, such as `trixie`; empty for the host's own sources.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, suite: str = "") -> None:
         self._root = root
+        self._suite = suite
         self._config = root / "apt.conf"
 
     def refresh(self) -> None:
@@ -84,13 +99,40 @@ class Archive:
             (self._root / name).mkdir(parents=True, exist_ok=True)
         (self._root / "state/status").touch()
         self._config.write_text(_CONFIG.format(root=self._root))
+        if self._suite:
+            self._turn_to(self._suite)
         done = self._apt("update", check=False)
         if not any("_Packages" in entry.name for entry in (self._root / "state/lists").iterdir()):
+            what = f"of {self._suite}" if self._suite else "of packages"
+            where = f"whether their mirror has {self._suite}" if self._suite else "`apt-get update` as root"
             raise HostError(
-                f"apt could not fetch the lists of packages: {_complaint(done)}",
+                f"apt could not fetch the lists {what}: {_complaint(done)}",
                 path="apt-get",
-                hint="check the network and the sources below /etc/apt; `apt-get update` as root should work",
+                hint=f"check the network, the sources below /etc/apt, and {where}",
             )
+
+    def _turn_to(self, suite: str) -> None:
+        """Leave the host's sources for `suite` on the mirror that they name.
+
+        :raise HostError: they name none of the distribution's own suites.
+        """
+        system = _os_release()
+        indexes = _INDEX.findall(self._apt("--print-uris", "update").stdout)
+        own = (system.get("VERSION_CODENAME", ""), *_ALIASES)
+        mirrors = dict.fromkeys(mirror for name in own for mirror, found in indexes if found == name)
+        if not mirrors:
+            raise HostError(
+                f"the sources below /etc/apt name no mirror that could have {suite}",
+                path="/etc/apt/sources.list",
+                hint=f"add a source with the suite {own[0] or 'stable'} of this distribution",
+            )
+        keyring = Path(f"/usr/share/keyrings/{system.get('ID', '')}-archive-keyring.gpg")
+        signed = f" signed-by={keyring}" if keyring.exists() else ""
+        # Others name their suites likewise; what is not there, or not signed by the distribution, is passed over.
+        sources = [_OTHER_SOURCE.format(keyring=signed, mirror=mirror, suite=suite) for mirror in mirrors]
+        (self._root / "sources.list").write_text("".join(sources))
+        with self._config.open("a") as config:
+            config.write(_OTHER_SUITE.format(root=self._root))
 
     def closure(self, names: Sequence[str]) -> tuple[Package, ...]:
         """`names` and all they depend on, as a system with nothing installed would need them.
@@ -134,6 +176,12 @@ class Archive:
         return _run(("apt-get", "-q", "-c", str(self._config), *arguments), cwd=cwd or self._root, check=check)
 
 
+def check_suite(name: str) -> None:
+    """:raise UsageError: no suite can be called so."""
+    if not _SUITE.fullmatch(name):
+        raise UsageError(f"{name!r} is no name of a suite", hint="name one, such as trixie or sid")
+
+
 def unpack(debs: Iterable[Path], into: Path) -> None:
     """Unpack packages' files below `into`, without their scripts.
 
@@ -175,6 +223,15 @@ def _run(argv: Sequence[str], *, cwd: Path, check: bool = True) -> CompletedProc
             hint="check the network, the room on the disk, and the sources below /etc/apt",
         )
     return done
+
+
+def _os_release() -> dict[str, str]:
+    import platform
+
+    try:
+        return platform.freedesktop_os_release()
+    except OSError:
+        return {}
 
 
 def _planned(simulated: CompletedProcess[str]) -> tuple[Package, ...]:

@@ -198,14 +198,6 @@ def test_no_answer(host: Host, verb: str) -> None:
     check_told(verb, host(verb), f"no answer to {command} within")
 
 
-def test_questions_about_one_knob_share_the_time_of_one(host: Host, skip: Callable[[float], None]) -> None:
-    say = host.vm.answers["qom-list"]
-    host.vm.answers["qom-list"] = lambda arguments: skip(PATIENCE_S / 3) or say(arguments)
-    ran = host("show")
-    assert ran.code == 4
-    assert "no answer to " in ran.err
-
-
 @pytest.mark.parametrize("verb", ["disk", "memory", "vcpus"])
 def test_a_refused_change(host: Host, verb: str) -> None:
     for command in ("block_set_io_throttle", "balloon", "device_add"):

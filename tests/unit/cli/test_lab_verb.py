@@ -92,3 +92,14 @@ def test_ls_prints_for_people_and_programs(app, guest):
     guest(AgentRun(0, b"", b""))
     assert "vm1   ended  tcg    512 MiB" in CliRunner().invoke(app, ["lab", "ls"]).stdout
     assert '"qmp": "/run/vm1/qmp.sock"' in CliRunner().invoke(app, ["lab", "ls", "-o", "json"]).stdout
+
+
+def test_qemu_prints_the_path_alone(app, monkeypatch):
+    def fetched(suite, say) -> Path:
+        say("fetching")
+        return Path(f"/cache/{suite}/qemu")
+
+    monkeypatch.setattr("ringfence.lab.qemus.ensure_qemu", fetched)
+    result = CliRunner().invoke(app, ["lab", "qemu", "trixie"])
+    assert (result.exit_code, result.stdout) == (0, "/cache/trixie/qemu\n")
+    assert "fetching" in result.stderr

@@ -33,10 +33,12 @@ class FakeMachine:
         self.onlines_itself, self.lets_go = onlines_itself, lets_go
         self.ejected: set[int] = set()
         self.kvm = True
+        self.taken_over = True
+        self.status = "running"
         answers: dict[str, Any] = {
             "query-hotpluggable-cpus": self.query,
             "query-cpus-fast": lambda _: [{"thread-id": n} for n, path in enumerate(self.paths) if path],
-            "query-status": {"status": "running", "running": True},
+            "query-status": lambda _: {"status": self.status, "running": self.status == "running"},
             "query-kvm": lambda _: {"enabled": self.kvm, "present": True},
             "query-acpi-ospm-status": self.ospm,
             "device_add": self.add,
@@ -57,12 +59,19 @@ class FakeMachine:
 
     def ospm(self, _: object) -> list[dict[str, Any]]:
         return [
-            {"slot": str(n), "slot-type": "CPU", "source": 3 if n in self.ejected else 0, "status": 0}
+            {
+                "slot": str(n),
+                "slot-type": kind,
+                "source": 3 if kind == "CPU" and n in self.ejected else 0,
+                "status": 0,
+            }
+            for kind in ("DIMM", *(["CPU"] if self.taken_over else []))
             for n in range(4)
         ]
 
     def add(self, arguments: Any) -> dict[str, Any]:
         core = arguments["core-id"]
+        self.ejected.discard(core)
         self.paths[core] = f"/machine/peripheral/{arguments['id']}"
         self.online[core] = self.onlines_itself
         info = {"device": arguments["id"], "source": 1, "status": 0, "slot": str(core), "slot-type": "CPU"}
@@ -222,9 +231,44 @@ def test_a_plug_after_an_unplug_without_kvm_needs_force() -> None:
     machine.kvm = False
     machine.set(2)
     machine.set(1)
-    with pytest.raises(TenantError, match="crash at the next plug"):
+    with pytest.raises(TenantError, match="was unplugged before"):
         machine.set(2)
+    assert "was unplugged before" in " ".join(KNOB.observation(machine.part(), KNOB.rows[0]).notes)
     assert machine.set(2, force=True).verdict is Verdict.APPLIED
+    with pytest.raises(TenantError, match="was unplugged before"):
+        machine.set(3)  # the CPU that was plugged by force is still known, by its id
+
+
+def test_with_kvm_a_plug_after_an_unplug_is_as_any_other() -> None:
+    machine = FakeMachine(onlines_itself=True)
+    machine.set(2)
+    machine.set(1)
+    assert machine.set(2).verdict is Verdict.APPLIED
+
+
+@pytest.mark.parametrize("want", [1, 3])
+def test_a_guest_that_has_not_taken_over_needs_force(want: int) -> None:
+    machine = FakeMachine(fixed=2)
+    machine.taken_over = False
+    with pytest.raises(TenantError, match="has not taken over CPU hot-plug"):
+        machine.set(want)
+    assert machine.script.changes() == []
+    machine.status = "prelaunch"  # it will find the CPU when it boots
+    assert machine.set(3).verdict is Verdict.APPLIED
+
+
+def test_a_plug_that_the_guest_never_sees_is_partial_when_forced() -> None:
+    machine = FakeMachine()
+    machine.taken_over = False
+
+    def add(arguments: Any) -> dict[str, Any]:
+        machine.paths[arguments["core-id"]] = f"/machine/peripheral/{arguments['id']}"
+        return {}
+
+    machine.script.answers |= {"device_add": add, "guest-get-vcpus": [{"logical-id": 0, "online": True}]}
+    outcome = machine.set(3, force=True)
+    assert (outcome.verdict, outcome.by, actual(outcome)) == (Verdict.PARTIAL, "guest", 1)
+    assert machine.script.commands().count("device_add") == 1
 
 
 def test_an_unplug_with_a_shared_thread_needs_force() -> None:
@@ -240,6 +284,44 @@ def test_the_agent_is_asked_for_what_the_guest_has() -> None:
     machine = FakeMachine()
     machine.script.answers["guest-get-vcpus"] = AgentAbsentError("gone")
     assert machine.part().state.online is None
+
+
+def test_a_cpu_that_nobody_answered_for_is_not_applied() -> None:
+    machine = FakeMachine(agent=False)
+    add = machine.script.answers["device_add"]
+
+    def add_in_silence(arguments: Any) -> Any:
+        answer = add(arguments)
+        machine.script.events.clear()
+        return answer
+
+    machine.script.answers["device_add"] = add_in_silence
+    outcome = machine.set(2)
+    assert (outcome.verdict, outcome.by) == (Verdict.PARTIAL, "guest")
+    assert "has not answered" in outcome.detail
+
+
+def being_given_up(machine: FakeMachine, core: int) -> None:
+    report = {"slot": str(core), "slot-type": "CPU", "source": 3, "status": 132}
+    machine.script.answers["query-acpi-ospm-status"] = [report]
+
+
+def test_a_cpu_that_is_being_given_up_is_not_already_so() -> None:
+    machine = FakeMachine(onlines_itself=True)
+    machine.set(2)
+    being_given_up(machine, 1)
+    outcome = machine.set(2)
+    assert (outcome.verdict, outcome.by) == (Verdict.PARTIAL, "guest")
+    assert "still giving a CPU up" in outcome.detail
+
+
+def test_no_second_unplug_is_sent_while_one_is_under_way() -> None:
+    machine = FakeMachine(onlines_itself=True)
+    machine.set(3)
+    being_given_up(machine, 1)
+    part = machine.part()
+    assert [r.arguments["id"] for r in KNOB.changes(part, {WANT: 1})] == ["ringfence-cpu-2-0-0"]
+    assert KNOB.changes(part, {WANT: 2}) == []
 
 
 def test_an_unplug_that_is_not_waited_for_may_still_happen_and_that_is_said() -> None:
