@@ -93,14 +93,17 @@ def libvirt_daemon(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def domain(folder: Path) -> Iterator[None]:
-    folder.chmod(0o777)  # libvirt's QEMU runs as a user of its own
-    disk = folder / "disk.raw"
+    folder.chmod(0o711)
+    shared = folder / "shared"  # libvirt's QEMU runs as a user of its own, and makes its socket here
+    shared.mkdir()
+    shared.chmod(0o1777)
+    disk = shared / "disk.raw"
     disk.touch()
     os.truncate(disk, 64 * 1024 * 1024)
     disk.chmod(0o666)
     qemu = shutil.which("qemu-system-x86_64")
     xml = folder / "domain.xml"
-    xml.write_text(DOMAIN.format(name=NAME, qemu=qemu, disk=disk, socket=folder / "qmp.sock"))
+    xml.write_text(DOMAIN.format(name=NAME, qemu=qemu, disk=disk, socket=shared / "qmp.sock"))
     virsh("create", str(xml), "--paused")
     try:
         yield

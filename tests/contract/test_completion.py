@@ -13,6 +13,8 @@ import pytest
 
 from ringfence.cli.entry import VERBS
 
+OWN = f"completed-{os.getpid()}"  # another run of these tests may have its VMs on this host too
+
 
 def ask(**environment: str) -> list[str]:
     """What the program prints for the shell; nothing else may reach the terminal."""
@@ -83,20 +85,22 @@ def test_options_and_their_values() -> None:
 
 @pytest.mark.parametrize("verb", ["show", "set", "monitor", "doctor"])
 def test_names_of_vms(verb: str, vm: Callable[..., None]) -> None:
-    vm("completed-1")
-    vm("completed-2")
-    assert bash(verb, "completed-") == ["completed-1", "completed-2"]
-    assert bash(verb, "completed-2") == ["completed-2"]
+    first, second = (f"{OWN}-{number}" for number in (1, 2))
+    vm(first)
+    vm(second)
+    assert bash(verb, first[:-1]) == [first, second]
+    assert bash(verb, second) == [second]
     assert bash(verb, "./") == []
 
 
 def test_names_that_a_shell_would_evaluate_are_not_offered(vm: Callable[..., None]) -> None:
     for name in ("evil $(id)", "evil`id`", "evil*", "evil'\"", "evil\nname", "evil)", "evil:1", "-evil"):
         vm(name)
-    vm("evil_but.plain-1")
-    assert bash("show", "evil") == ["evil_but.plain-1"]
-    assert fish("show evil") == ["evil_but.plain-1"]
-    assert zsh("show evil") == "_arguments '*: :((\"evil_but.plain-1\"))'"
+    plain = f"evil_but.plain-{OWN}"
+    vm(plain)
+    assert [name for name in bash("show", "evil") if name.endswith(OWN)] == [plain]
+    assert fish(f"show {plain}") == [plain]
+    assert zsh(f"show {plain}") == f"_arguments '*: :((\"{plain}\"))'"
 
 
 def test_names_of_lab_guests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,23 +129,23 @@ def test_keys_without_a_vm() -> None:
 
 
 def test_values_and_the_key_alone_beside_them(vm: Callable[..., None]) -> None:
-    vm("completed-3", "-m", "1G", "-smp", "1,maxcpus=3")
-    assert bash("set", "completed-3", "v") == ["vcpus=", "vcpus=1", "vcpus=2", "vcpus=3"]
-    assert bash("set", "completed-3", "mem") == ["memory.target=", "memory.target=512MiB", "memory.target=1024MiB"]
-    assert fish("set completed-3 vcpus=") == ["vcpus=1", "vcpus=2", "vcpus=3"]
-    assert fish("set completed-3 disk.vda.iops.re") == [
+    vm(OWN, "-m", "1G", "-smp", "1,maxcpus=3")
+    assert bash("set", OWN, "v") == ["vcpus=", "vcpus=1", "vcpus=2", "vcpus=3"]
+    assert bash("set", OWN, "mem") == ["memory.target=", "memory.target=512MiB", "memory.target=1024MiB"]
+    assert fish(f"set {OWN} vcpus=") == ["vcpus=1", "vcpus=2", "vcpus=3"]
+    assert fish(f"set {OWN} disk.vda.iops.re") == [
         "disk.vda.iops.read=\trequests per second, reads",
         "disk.vda.iops.read.burst=\trequests per second while a burst lasts, reads",
         "disk.vda.iops.read.burst_length=\twhole seconds a full burst may last",
     ]
-    assert fish("set completed-3 disk.vda.iops=u") == ["disk.vda.iops=unlimited"]
+    assert fish(f"set {OWN} disk.vda.iops=u") == ["disk.vda.iops=unlimited"]
 
 
 def test_bash_makes_words_of_key_equals_and_value(vm: Callable[..., None]) -> None:
-    vm("completed-4", "-smp", "1,maxcpus=3")
-    assert bash("set", "completed-4", "vcpus", "=") == ["1", "2", "3"]
-    assert bash("set", "completed-4", "vcpus", "=", "2") == ["2"]
-    assert bash("set", "completed-4", "vcpus", "=", "2", "v") == []
+    vm(OWN, "-smp", "1,maxcpus=3")
+    assert bash("set", OWN, "vcpus", "=") == ["1", "2", "3"]
+    assert bash("set", OWN, "vcpus", "=", "2") == ["2"]
+    assert bash("set", OWN, "vcpus", "=", "2", "v") == []
 
 
 def test_a_key_is_offered_once() -> None:

@@ -71,7 +71,9 @@ def run(
         sys.stdout.write(shlex.join(line) + "\n")
         return
     note(f"{name} under {chosen.name} ({chosen.reason})")
-    note(f"QMP at {options.files.qmp}, console in {options.files.serial}")
+    note(
+        f"QMP at {options.files.qmp}; its console: ringfence monitor {name} 'ringbuf_read {launch.CONSOLE} 65536'"
+    )
     _become(line)
 
 

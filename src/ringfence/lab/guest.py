@@ -255,6 +255,8 @@ def _boot_arguments(spec: GuestSpec, image: Image) -> list[str]:
     tools = str(image.tools).replace(",", ",,")
     return [
         *("-nodefaults", "-no-user-config", "-no-reboot", "-daemonize"),
+        # A file without bound: a lab guest is the user's own, and a boot that fails is told by it.
+        *("-serial", f"file:{files_of(_KIND, spec.name).serial}".replace(",", ",,")),
         *("-kernel", str(image.kernel), "-initrd", str(image.initrd), "-append", " ".join(kernel)),
         *("-drive", f"if=none,id=tools,file={tools},format=raw,readonly=on"),
         *("-device", f"virtio-blk-pci,id=tools,drive=tools,serial={TOOLS_SERIAL},addr={_TOOLS_SLOT}"),

@@ -36,6 +36,9 @@ BOOT_SECTOR = _CODE.ljust(510, b"\0") + b"\x55\xaa"
 """`probe.s`, assembled."""
 
 
+_HANGS = "the guest hangs"
+
+
 class Kvm(NamedTuple):
     """Whether KVM runs guests here.
 
@@ -83,7 +86,11 @@ def probe_kvm(qemu: str, *, device: Path = Path("/dev/kvm")) -> Kvm:
     key = _identity(qemu, device)
     verdicts = _remembered()
     if key not in verdicts:
-        verdicts[key] = probe(qemu, KVM)
+        why = probe(qemu, KVM)
+        if why == _HANGS:
+            # The host may just have been busy: that is asked again the next time.
+            return Kvm(False, f"KVM does not run guests here: {why}")
+        verdicts[key] = why
         _remember(verdicts)
     why = verdicts[key]
     return Kvm(False, f"KVM does not run guests here: {why}") if why else Kvm(True, "KVM runs guests here")
@@ -111,7 +118,7 @@ def probe(qemu: str, accel: str, *, timeout_s: float = PROBE_TIMEOUT_S) -> str:
                 line, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout_s, check=False
             )
         except subprocess.TimeoutExpired:
-            return f"the guest hangs (nothing within {timeout_s:g} s)"
+            return _HANGS
         except OSError as error:
             raise missing_qemu(qemu, error) from error
     if done.returncode == _PASSED:

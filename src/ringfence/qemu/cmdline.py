@@ -24,9 +24,7 @@ def parse(argv: Sequence[str], *, pid: int = 0, executable: str = "", process: P
 
     :param process: asked for what the command line leaves open; by default nothing is known of it.
     """
-    options = split(argv[1:])
-    for option in [o for o in options if o.name == "readconfig"]:
-        options += from_config(process.config(option.text))
+    options = options_of(argv, process)
     name, uuid = identity(options, pid)
     machine = merged(options, ("machine", "M"), "type")
     memory_bytes, memory_max_bytes = _memory(merged(options, ("m",), "size"))
@@ -52,6 +50,14 @@ def parse(argv: Sequence[str], *, pid: int = 0, executable: str = "", process: P
         executable=executable or argv[0],
         argv=tuple(argv),
     )
+
+
+def options_of(argv: Sequence[str], process: Process) -> list[Option]:
+    """The options of a command line, and of the configuration files that it names."""
+    options = split(argv[1:])
+    for option in [o for o in options if o.name == "readconfig"]:
+        options += from_config(process.config(option.text))
+    return options
 
 
 def identity(options: Iterable[Option], pid: int) -> tuple[str, str]:

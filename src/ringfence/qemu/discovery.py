@@ -12,7 +12,7 @@ from ringfence.errors import UsageError
 from ringfence.qemu import cmdline
 from ringfence.qemu import proc as processes
 from ringfence.qemu.managers import PLAIN
-from ringfence.qemu.options import count, split
+from ringfence.qemu.options import count
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -120,7 +120,8 @@ def _vm(proc: str, pid: int, argv: Sequence[str], executable: str) -> Vm:
 
 def _candidates(proc: str) -> Iterator[_Candidate]:
     for pid, argv, executable in processes.qemu_processes(proc):
-        yield _Candidate(pid, argv, executable, *cmdline.identity(split(argv[1:]), pid))
+        options = cmdline.options_of(argv, processes.LiveProcess(proc, pid, list(argv)))
+        yield _Candidate(pid, argv, executable, *cmdline.identity(options, pid))
 
 
 def _by_pid(proc: str, pid: str) -> Vm:

@@ -16,6 +16,10 @@ from ringfence.units import MIB
 
 AGENT_CHANNEL = "org.qemu.guest_agent.0"
 BALLOON = "virtio-balloon-pci"
+CONSOLE = "ringfence-console"
+"""Keeps the end of what the guest writes to its serial port: by a file it could fill the host's memory or disk."""
+
+_CONSOLE_BYTES = 64 * 1024
 SPARE_PORTS = 4
 """Places for devices that are plugged later: q35's own bus takes none while the VM runs."""
 
@@ -115,6 +119,8 @@ def command_line(options: VmOptions, balloon_properties: Collection[str]) -> lis
         line += ["-machine", options.machine]
     for address in (options.files.qmp, options.files.qmp_tools):
         line += ["-qmp", f"unix:{_escape(address.path)},server=on,wait=off"]
+    if not extra.replaces("serial"):
+        line += ["-chardev", f"ringbuf,id={CONSOLE},size={_CONSOLE_BYTES}"]
     line += _agent(options, extra)
     if not extra.has_device("virtio-balloon"):
         line += ["-device", _balloon(options, balloon_properties)]
@@ -199,7 +205,7 @@ def _settings(options: VmOptions) -> Iterator[tuple[str, str]]:
     yield "m", memory
     yield "smp", f"cpus={options.vcpus},maxcpus={options.vcpus_max},sockets=1,cores={options.vcpus_max},threads=1"
     yield "display", "none"
-    yield "serial", f"file:{_escape(str(options.files.serial))}"
+    yield "serial", f"chardev:{CONSOLE}"
     yield "pidfile", str(options.files.pidfile)
 
 

@@ -27,9 +27,15 @@ def runtime_dir() -> Path:
     """
     uid = os.getuid()
     for base in (os.environ.get("XDG_RUNTIME_DIR", ""), f"/run/user/{uid}"):
-        if os.path.isabs(base) and os.access(base, os.W_OK | os.X_OK):
+        if os.path.isabs(base) and os.access(base, os.W_OK | os.X_OK) and _is_safe(base, uid):
             return private_dir(Path(base) / "ringfence")
     return private_dir(Path(os.environ.get("TMPDIR") or "/tmp") / f"ringfence-{uid}")
+
+
+def _is_safe(base: str, uid: int) -> bool:
+    """Whether nobody else can swap what this user makes in that directory."""
+    found = os.stat(base)
+    return found.st_uid == uid or (found.st_uid == 0 and bool(found.st_mode & stat.S_ISVTX))
 
 
 def private_dir(path: Path) -> Path:
@@ -47,7 +53,7 @@ def private_dir(path: Path) -> Path:
             errno=error.errno or 0,
             hint="set XDG_RUNTIME_DIR to a directory of yours",
         ) from error
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
         raise HostError(
             f"{path} is not a private directory of this user",
             path=str(path),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -277,3 +278,19 @@ def test_parse_address_refuses(text: str) -> None:
     with pytest.raises(UsageError) as caught:
         discovery.parse_address(text)
     assert "HOST:PORT" in caught.value.hint
+
+
+def test_a_name_in_a_config_file_counts_when_a_vm_is_looked_for(proc: FakeProc, tmp_path: Path) -> None:
+    (tmp_path / "vm.conf").write_text('[name]\nguest = "twin"\n')
+    proc.add(9, f"{QEMU} -readconfig vm.conf", cwd=str(tmp_path))
+    assert discovery.find_vm("twin", proc.root).pid == 9
+    proc.add(10, f"{QEMU} -name twin")
+    with pytest.raises(UsageError, match="2 VMs"):
+        discovery.find_vm("twin", proc.root)
+
+
+@pytest.mark.parametrize("path", ["pipe", "/dev/zero", "/dev/stdin", "."])
+def test_a_config_file_that_is_none_is_not_waited_for(proc: FakeProc, tmp_path: Path, path: str) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    proc.add(9, f"{QEMU} -name a -readconfig {path}", cwd=str(tmp_path))
+    assert [vm.name for vm in discovery.find_vms(proc.root)] == ["a"]

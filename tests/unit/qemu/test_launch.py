@@ -38,8 +38,11 @@ def test_all_that_later_changes_need_is_there():
     ]
     assert values(line, "-m") == ["size=512M,slots=8,maxmem=4096M"]
     assert values(line, "-pidfile") == ["/run/vm1/pid"]
-    assert values(line, "-serial") == ["file:/run/vm1/serial.log"]
-    assert values(line, "-chardev") == ["socket,id=ringfence-agent,path=/run/vm1/agent.sock,server=on,wait=off"]
+    assert values(line, "-serial") == ["chardev:ringfence-console"]
+    assert values(line, "-chardev") == [
+        "ringbuf,id=ringfence-console,size=65536",
+        "socket,id=ringfence-agent,path=/run/vm1/agent.sock,server=on,wait=off",
+    ]
     devices = values(line, "-device")
     assert "virtio-balloon-pci,id=balloon0,deflate-on-oom=on,free-page-reporting=on" in devices
     assert "virtserialport,bus=ringfence-serial.0,chardev=ringfence-agent,name=org.qemu.guest_agent.0" in devices
@@ -123,7 +126,7 @@ def test_a_balloon_or_an_agent_of_the_users_takes_the_place_of_ours():
     assert [device for device in values(line, "-device") if "balloon" in device] == ["virtio-balloon-pci,id=mine"]
     line = build("-device", "virtserialport,chardev=c,name=org.qemu.guest_agent.0")
     assert sum("org.qemu.guest_agent.0" in argument for argument in line) == 1
-    assert not values(line, "-chardev")
+    assert not [text for text in values(line, "-chardev") if text.startswith("socket")]
 
 
 @pytest.mark.parametrize(
