@@ -121,7 +121,7 @@ def _ended_by_signal(interrupt: Callable[[], None]) -> Iterator[None]:
     import signal
 
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     seen = 0
 
     def restore() -> None:
