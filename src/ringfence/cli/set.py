@@ -98,7 +98,7 @@ class _Change:
         from ringfence.cli.progress import shown_progress
         from ringfence.engine.api import open_vm
 
-        async with await open_vm(vm, **self._limits) as opened:
+        async with await open_vm(vm, **self._limits) as opened, opened.turn(self._values):
             steps = await opened.plan(self._values, force=self._force)
             self._begun = True
             with shown_progress(quiet=quiet) as progress, _ended_by_signal(opened.interrupt):
