@@ -23,6 +23,7 @@ IOPS = "iops"
 COUNT = "count"
 SECONDS = "s"
 NAME = "name"
+SWITCH = "on/off"
 
 KIB, MIB, GIB, TIB = 1024, 1024**2, 1024**3, 1024**4
 
@@ -127,6 +128,8 @@ def parse(kind: str, text: str) -> int:
     :raise UsageError: no number, an unknown unit, a negative value, or half a request.
     """
     numerator, denominator, suffix = _split(kind, text)
+    if kind == BYTES_PER_S and suffix.lower().endswith("bps"):
+        raise UsageError(f"{suffix!r} in {text!r} may be bits or bytes", hint="write 100Mbit/s or 100MB/s")
     factor = _factor(kind, suffix)
     if factor is None:
         raise UsageError(f"unknown unit {suffix!r} in {text!r}", hint=f"write {_EXAMPLES[kind]}")

@@ -11,7 +11,7 @@ from ringfence.core.knob import Row, Verdict
 from ringfence.engine import changes
 from ringfence.knobs import registry
 
-UNITS = {units.BYTES, units.BYTES_PER_S, units.IOPS, units.COUNT, units.SECONDS, units.NAME}
+UNITS = {units.BYTES, units.BYTES_PER_S, units.IOPS, units.COUNT, units.SECONDS, units.NAME, units.SWITCH}
 
 
 @pytest.mark.parametrize("row", registry.rows(), ids=lambda row: row.key)
@@ -19,7 +19,7 @@ def test_row(row: Row) -> None:
     assert row.unit in UNITS
     assert row.help
     assert row.mechanism
-    assert registry.parse_key(row.key.replace("<disk>", "some.node-0")).row is row
+    assert registry.parse_key(row.key.replace("<disk>", "some.node-0").replace("<pool>", "some.pool-0")).row is row
 
 
 def test_keys_are_unique() -> None:

@@ -78,34 +78,39 @@ def _key_split_off(before: Sequence[str]) -> str:
 
 
 def _keys(vm: Vm | None, incomplete: str) -> Iterator[tuple[str, str]]:
-    """Every key that can be set, with this VM's disks or the one that is being typed.
+    """Every key that can be set, with this VM's disks or the disk or pool that is being typed.
 
     The rarer ones come once a disk, or the part up to the dot, was typed.
     """
     from ringfence.knobs.registry import rows
 
     typed = incomplete.split(".")
-    disk_typed = len(typed) > 2 and typed[0] == "disk"
-    disks = [typed[1]] if disk_typed else _disks(vm) if vm and "disk.".startswith(typed[0]) else []
+    named = typed[0] if len(typed) > 2 else ""
+    disks = _disks(vm) if vm and not named and "disk.".startswith(typed[0]) else []
     for row in rows():
         if row.read_only:
             continue
-        if "<disk>" not in row.key:
+        kind = row.key.partition(".")[0]
+        slot = f"<{kind}>"
+        if slot not in row.key:
             if row.main or "." in incomplete:
                 yield row.key, row.help
-        elif row.main or disk_typed:
-            yield from ((row.key.replace("<disk>", disk), row.help) for disk in disks)
+        elif row.main or kind == named:
+            names = [typed[1]] if kind == named else disks if kind == "disk" else []
+            yield from ((row.key.replace(slot, name), row.help) for name in names)
 
 
 def _values(key: str, vm: Vm | None) -> list[str]:
     """What is known of a key's values; the figures in between are the user's to know."""
     from ringfence.knobs.memory.choose import START_WITH
     from ringfence.knobs.registry import parse_key
-    from ringfence.units import MIB
+    from ringfence.units import MIB, SWITCH
 
     row = parse_key(key).row
+    if row.unit == SWITCH:
+        return ["on", row.lifted]
     if row.lifts:
-        return ["unlimited"]
+        return [row.lifted]
     if row.key == "memory.target.via":
         return list(START_WITH)
     if vm is None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from ringfence.cli.monitor_console import Console, Sent
     from ringfence.core.model import Address, Vm
 
-Opening: TypeAlias = "Callable[[], Awaitable[Console]]"
-
 
 def register(app: typer.Typer) -> None:
     """Add the verb."""
@@ -27,11 +25,11 @@ def register(app: typer.Typer) -> None:
 
 def monitor(
     vm: Annotated[
-        str,
+        str | None,
         typer.Argument(
-            metavar="VM", help=target.VM_HELP + ", or of its human monitor", autocompletion=completion.vm_names
+            metavar="[VM]", help=target.VM_HELP + ", or of its human monitor", autocompletion=completion.vm_names
         ),
-    ],
+    ] = None,
     commands: Annotated[
         list[str] | None,
         typer.Argument(metavar="[COMMAND]...", help="carry these out and leave; quote one that has arguments"),
@@ -44,6 +42,17 @@ def monitor(
         str | None, typer.Option("--timeout", help="how long a command may take [default: as long as it takes]")
     ] = None,
     no_events: Annotated[bool, typer.Option("--no-events", help="do not show events at the prompt")] = False,
+    vnc: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SERVER", help="instead of VM: type on its console, by VNC at HOST:DISPLAY, unix:PATH"
+        ),
+    ] = None,
+    password_file: Annotated[str | None, typer.Option(metavar="FILE", help="the VNC server's password")] = None,
+    tmux: Annotated[
+        str | None,
+        typer.Option(metavar="PANE", help="instead of VM: type on its curses display, in a pane of tmux"),
+    ] = None,
 ) -> None:
     """QEMU's own monitor: at a prompt, for the commands given, or for a script on standard input, a line each.
 
@@ -59,16 +68,20 @@ def monitor(
     """
     if qmp and hmp:
         raise UsageError("--qmp and --hmp exclude each other")
-    interactive = not commands and sys.stdin.isatty()
-    show = _write_out if interactive else _write_err
+    lines = list(commands or [])
     limit_s = None if timeout is None else target.timeout(timeout)
-    info, address = _find(vm)
-    open_ = partial(_open, info, address, qmp=qmp, sent=show if verbose else None, limit_s=limit_s)
-    if interactive:
-        code = asyncio.run(_interact(open_, name=info.name, events=not no_events))
+    if vnc is not None or tmux is not None:
+        if qmp or (vnc is not None and tmux is not None):
+            raise UsageError("a console has the human monitor only, and is reached by --vnc or by --tmux")
+        # There is no VM to name, so the first word is a command.
+        lines = lines if vm is None else [vm, *lines]
+        way = partial(_on_screen, vnc, password_file, tmux, limit_s)
+    elif vm is None or password_file is not None:
+        raise UsageError("which VM?", hint="`ringfence ps` lists them; --password-file goes with --vnc")
     else:
-        code = asyncio.run(_carry_out(open_, commands or [], keep_going=keep_going))
-    raise typer.Exit(code)
+        sent = _write_out if _is_interactive(lines) else _write_err
+        way = partial(_on_socket, *_find(vm), qmp=qmp, sent=sent if verbose else None, limit_s=limit_s)
+    raise typer.Exit(asyncio.run(_monitor(way, lines, keep_going=keep_going, events=not no_events)))
 
 
 def _find(selector: str) -> tuple[Vm, Address | None]:
@@ -93,13 +106,46 @@ async def _open(
     return console
 
 
-async def _carry_out(open_: Opening, commands: Sequence[str], *, keep_going: bool) -> int:
-    console = await open_()
+async def _on_screen(
+    vnc: str | None, password_file: str | None, tmux: str | None, limit_s: float | None
+) -> tuple[str, Console]:
+    """The name to greet with, and the console."""
+    from ringfence.cli import monitor_open
+
+    if vnc is not None:
+        console = await monitor_open.open_vnc(vnc, password_file)
+    else:
+        console = await monitor_open.open_tmux(tmux or "")
+    if limit_s is not None:
+        console.limit_s = limit_s
+    return console.address, console
+
+
+async def _on_socket(
+    vm: Vm, address: Address | None, *, qmp: bool, sent: Sent | None, limit_s: float | None
+) -> tuple[str, Console]:
+    return vm.name, await _open(vm, address, qmp=qmp, sent=sent, limit_s=limit_s)
+
+
+async def _monitor(
+    way: Callable[[], Coroutine[Any, Any, tuple[str, Console]]],
+    commands: Sequence[str],
+    *,
+    keep_going: bool,
+    events: bool,
+) -> int:
+    name, console = await way()
     try:
+        if _is_interactive(commands):
+            return await _interact(name, console, events)
         lines = _lines(console, commands)
         return await monitor_batch.run_lines(console, lines, keep_going=keep_going, out=_write_out, err=_write_err)
     finally:
         await console.close()
+
+
+def _is_interactive(commands: Sequence[str]) -> bool:
+    return not commands and sys.stdin.isatty()
 
 
 def _lines(console: Console, commands: Sequence[str]) -> AsyncIterator[monitor_batch.Line]:
@@ -110,21 +156,16 @@ def _lines(console: Console, commands: Sequence[str]) -> AsyncIterator[monitor_b
     return monitor_batch.from_script(sys.stdin)
 
 
-async def _interact(open_: Opening, *, name: str, events: bool) -> int:
+async def _interact(name: str, console: Console, events: bool) -> int:
     from prompt_toolkit.output import create_output
 
     from ringfence.cli import monitor_format
     from ringfence.cli.monitor_prompt import Prompt
 
-    console = await open_()
-    try:
-        # With the answers in a pipe (`| tee log`) the prompt is still on a terminal, that of standard error.
-        output = create_output(always_prefer_tty=True)
-        prompt = Prompt(console, console.lookup(), events=events, output=output)
-        greeting = monitor_format.banner(name, await console.version(), console.mode, console.address)
-        return await prompt.run(greeting)
-    finally:
-        await console.close()
+    # With the answers in a pipe (`| tee log`) the prompt is still on a terminal, that of standard error.
+    output = create_output(always_prefer_tty=True)
+    prompt = Prompt(console, console.lookup(), events=events, output=output)
+    return await prompt.run(monitor_format.banner(name, await console.version(), console.mode, console.address))
 
 
 def _write_out(text: str) -> None:

@@ -15,12 +15,14 @@ from ringfence.qemu.hmp_text import check_line, unix_lines
 
 if TYPE_CHECKING:
     from ringfence.cli.monitor_lookup import Lookup
+    from ringfence.qemu.door import QmpDoor
     from ringfence.qemu.hmp import HmpSession
-    from ringfence.qemu.session import Session
+    from ringfence.qemu.screen import ScreenMonitor
 
 # A monitor command lasts as long as it lasts (savevm, dump-guest-memory): the person at the prompt, or who wrote a
 # script, knows when that is too long.
 _UNLIMITED_S = math.inf
+_CUT = "[what came before has scrolled off QEMU's screen]\n"
 
 Show: TypeAlias = Callable[[list[dict[str, Any]]], Awaitable[None]]
 Sent: TypeAlias = Callable[[str], None]
@@ -76,7 +78,7 @@ class Console(Protocol):
 class _OverQmp:
     """What the two consoles on a QMP socket share."""
 
-    def __init__(self, session: Session, sent: Sent | None = None) -> None:
+    def __init__(self, session: QmpDoor, sent: Sent | None = None) -> None:
         """:param sent: is told what goes over the wire, before it does."""
         self.address = str(session.address)
         self.limit_s = _UNLIMITED_S
@@ -138,7 +140,7 @@ class HmpOverQmp(_OverQmp):
 
     mode = "HMP"
 
-    def __init__(self, session: Session, sent: Sent | None = None) -> None:
+    def __init__(self, session: QmpDoor, sent: Sent | None = None) -> None:
         """:param sent: is told what goes over the wire, before it does."""
         super().__init__(session, sent)
         self._cpu: dict[str, object] = {}
@@ -177,8 +179,7 @@ class PlainHmp:
 
     async def version(self) -> str:
         """See `Console.version`."""
-        found = re.match(r"\d+(?:\.\d+)*", await self._execute("info version"))
-        return found[0] if found else ""
+        return _version_in(await self._execute("info version"))
 
     async def run(self, line: str) -> Reply:
         """See `Console.run`. When cancelled the console is closed: what QEMU still prints belongs to no line."""
@@ -207,6 +208,52 @@ class PlainHmp:
 
     async def _execute(self, line: str) -> str:
         return await self._hmp.execute(line, timeout_s=self.limit_s)
+
+
+class OnScreen:
+    """The human monitor on a screen of QEMU's own. It has no events, and is not asked for its words."""
+
+    mode = "HMP"
+
+    def __init__(self, monitor: ScreenMonitor) -> None:
+        self.address = monitor.name
+        self.limit_s = _UNLIMITED_S
+        self._monitor = monitor
+
+    async def version(self) -> str:
+        """See `Console.version`."""
+        return _version_in(await self._monitor.execute("info version", timeout_s=self.limit_s))
+
+    async def run(self, line: str) -> Reply:
+        """See `Console.run`. What was longer than the screen begins with a line that says so."""
+        reply = _reply(await self._monitor.execute(_one_line(line), timeout_s=self.limit_s))
+        if self._monitor.cut:
+            return reply._replace(text=_CUT + reply.text)
+        return reply
+
+    def lookup(self) -> Lookup:
+        """See `Console.lookup`."""
+        from ringfence.cli.monitor_lookup import HmpLookup
+
+        return HmpLookup(_knows_nothing)
+
+    async def watch(self, show: Show) -> None:  # noqa: ARG002
+        """See `Console.watch`."""
+        await self._monitor.ended()
+        raise _gone(self.address)
+
+    async def close(self) -> None:
+        """See `Console.close`."""
+        await self._monitor.close()
+
+
+async def _knows_nothing(_: str) -> str:
+    return ""
+
+
+def _version_in(text: str) -> str:
+    found = re.match(r"\d+(?:\.\d+)*", text)
+    return found[0] if found else ""
 
 
 def _one_line(line: str) -> str:

@@ -7,9 +7,10 @@ from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ringfence.cli.monitor_console import HmpOverQmp, PlainHmp, QmpConsole
+from ringfence.cli.monitor_console import HmpOverQmp, OnScreen, PlainHmp, QmpConsole
 from ringfence.engine.doors import open_session
-from ringfence.errors import MonitorBusyError, MonitorError, MonitorProtocolError, TenantError
+from ringfence.errors import HostError, MonitorBusyError, MonitorError, MonitorProtocolError, TenantError
+from ringfence.qemu.managers import LIBVIRT
 
 if TYPE_CHECKING:
     from ringfence.cli.monitor_console import Console, Sent
@@ -36,12 +37,50 @@ async def open_console(
     if qmp:
         return QmpConsole(await open_session(vm, timeout_s=timeout_s), sent)
     ways: list[Callable[[], Coroutine[Any, Any, Console]]] = []
-    if vm.qmp_addresses:
+    if vm.qmp_addresses or vm.manager == LIBVIRT:
         ways.append(partial(_over_qmp, vm, sent, timeout_s))
     ways += [partial(_plain_hmp, own, timeout_s) for own in vm.hmp_addresses]
     if not ways:
         raise _no_socket(vm)
     return await _first_to_greet(ways)
+
+
+async def open_vnc(where: str, password_file: str | None) -> Console:
+    """The human monitor on a console shown by QEMU's VNC server.
+
+    :param password_file: its first line is the password; None for a server without.
+    :raise UsageError: `where` is no VNC server's place, or the password is missing or wrong.
+    :raise HostError: the file cannot be read.
+    :raise TenantError: no console has the monitor on it.
+    :raise MonitorError: the server cannot be reached, or does not let us in.
+    """
+    from ringfence.qemu.screen import ScreenMonitor
+    from ringfence.qemu.vnc_screen import VncScreen, parse_vnc
+
+    address = parse_vnc(where)
+    password = None if password_file is None else _first_line(password_file)
+    return OnScreen(await ScreenMonitor.open(await VncScreen.open(address, password=password)))
+
+
+async def open_tmux(target: str) -> Console:
+    """The human monitor of a QEMU whose `-display curses` is in a pane of tmux.
+
+    :raise UsageError: there is no such pane.
+    :raise TenantError: no console has the monitor on it.
+    :raise MonitorError: tmux cannot be run.
+    """
+    from ringfence.qemu.screen import ScreenMonitor
+    from ringfence.qemu.tmux_screen import TmuxScreen
+
+    return OnScreen(await ScreenMonitor.open(await TmuxScreen.open(target)))
+
+
+def _first_line(path: str) -> str:
+    try:
+        with open(path) as file:
+            return file.readline().rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise HostError(f"{path}: {error}", path=path, hint="its first line is the password") from None
 
 
 async def _over_qmp(vm: Vm, sent: Sent | None, timeout_s: float) -> Console:

@@ -42,6 +42,8 @@ def pool(
 
 
 async def _run(texts: Sequence[str], kind: str, quota: int, every_s: float) -> None:
+    import signal
+
     from ringfence.engine.api import OpenVm, connect
     from ringfence.engine.tenant_pool import Member, PoolLoop, parse_member
 
@@ -54,11 +56,20 @@ async def _run(texts: Sequence[str], kind: str, quota: int, every_s: float) -> N
         loop = PoolLoop([Member(vms[vm], disk, weight) for vm, disk, weight in wanted], kind, quota)
         await loop.start()
         note(f"keeping {len(wanted)} disks within {quota} {kind} together; Ctrl-C ends it")
+        running = asyncio.ensure_future(loop.run(_Printer(kind, every_s)))
+        ended_by: list[int] = []
+
+        def end(number: int) -> None:
+            ended_by.append(number)
+            running.cancel()
+
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            asyncio.get_running_loop().add_signal_handler(number, end, number)
         try:
-            await loop.run(_Printer(kind, every_s))
+            await running
         except asyncio.CancelledError:
             note("ended: each disk keeps its share by weight as a fixed limit")
-            raise
+    raise typer.Exit(128 + ended_by[0])
 
 
 class _Printer:

@@ -98,7 +98,7 @@ class _Change:
         from ringfence.cli.progress import shown_progress
         from ringfence.engine.api import open_vm
 
-        async with await open_vm(vm, **self._limits) as opened:
+        async with await open_vm(vm, **self._limits) as opened, opened.turn(self._values):
             steps = await opened.plan(self._values, force=self._force)
             self._begun = True
             with shown_progress(quiet=quiet) as progress, _ended_by_signal(opened.interrupt):
@@ -121,7 +121,7 @@ def _ended_by_signal(interrupt: Callable[[], None]) -> Iterator[None]:
     import signal
 
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     seen = 0
 
     def restore() -> None:
@@ -153,6 +153,7 @@ def _print_plan(steps: Sequence[Step], output: Format) -> None:
             "part": step.part.name,
             "keys": [k.text for k in step.keys.values()],
             "requests": [r.wire() for r in step.requests()],
+            "notes": list(step.notes()),
         }
         for step in steps
     ]
@@ -164,13 +165,15 @@ def _print_plan(steps: Sequence[Step], output: Format) -> None:
                 line(f"# {', '.join(k.text for k in step.keys.values())}: already so")
             for request in requests:
                 line(json.dumps(request.wire()))
+            for text in step.notes():
+                note(f"  {', '.join(k.text for k in step.keys.values())}: {text}")
 
     emit(data, output, render)
 
 
 def _shown(row: Row, value: Value | None) -> str:
     if value is None:
-        return "unlimited" if row.lifts else "unknown"
+        return row.lifted if row.lifts else "unknown"
     return units.format_value(row.unit, value)
 
 

@@ -74,7 +74,7 @@ def as_data(observation: Observation) -> dict[str, object]:
 
 def _now(observation: Observation) -> str:
     if observation.actual is None:
-        return "unlimited" if observation.row.lifts else "unknown"
+        return observation.row.lifted if observation.row.lifts else "unknown"
     return units.format_value(observation.row.unit, observation.actual)
 
 
@@ -83,6 +83,8 @@ def _range(observation: Observation) -> str:
         return "" if value is None else units.format_value(observation.row.unit, value)
 
     low, high = observation.minimum, observation.maximum
+    if observation.row.unit == units.SWITCH:
+        return "on or off"
     if observation.row.lifts:
         return "from " + text(low) if low is not None else "a name"
     if low is None and high is None:

@@ -11,9 +11,9 @@ functions gathered in one object with the shape of `Knob`. Its life:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 from ringfence.core.requests import Agent, Qmp, Steps
 from ringfence.errors import TenantError
@@ -37,8 +37,9 @@ class Verdict(StrEnum):
 class Row(NamedTuple):
     """What one key means. From these rows come the CLI's keys, the JSON and the table in the docs.
 
-    :param key: dotted, with `<disk>` where an instance is named.
+    :param key: dotted, with `<disk>` or the like where an instance is named.
     :param unit: one of `ringfence.units`' kinds.
+    :param lifted: the word for what it is when it is lifted.
     :param mechanism: QEMU's name for what does it.
     :param lifts: whether `unlimited` is a value of it.
     :param main: shown by default; the others only when set, or on request.
@@ -51,6 +52,7 @@ class Row(NamedTuple):
     help: str
     lifts: bool = False
     main: bool = True
+    lifted: str = "unlimited"
     read_only: bool = False
 
 
@@ -100,11 +102,13 @@ class Part(NamedTuple):
     :param name: canonical name of the instance, empty where there is only one (`vda`).
     :param aliases: every other name the user may call it by.
     :param state: the knob's own; `Knob.observation` tells what it means for a key.
+    :param identity: what is never another instance's, however the names may change; empty where the name is so.
     """
 
     name: str
     aliases: tuple[str, ...]
     state: Any
+    identity: str = ""
 
 
 class Outcome(NamedTuple):
@@ -152,3 +156,25 @@ class Knob(Protocol):
 
     def apply(self, part: Part, wants: Wants, *, timeout_s: float, force: bool) -> Steps[Outcome]:
         """Send `changes`, see what became of them, read back."""
+
+
+@runtime_checkable
+class Makes(Protocol):
+    """What a knob also has when naming an instance of it makes one. Its steps come before all others."""
+
+    def absent(self, name: str) -> Part:
+        """The instance `name` before it is made.
+
+        :raise UsageError: it cannot be called so.
+        """
+
+
+@runtime_checkable
+class Foresees(Protocol):
+    """What a knob also has when its changes hang on those made before it by the same command."""
+
+    def foresee(self, part: Part, earlier: Sequence[tuple[Part, Wants]]) -> Part:
+        """The part as the steps before it will have left it; pure.
+
+        :param earlier: the parts of those steps, of any knob, themselves foreseen, and what is wanted of them.
+        """

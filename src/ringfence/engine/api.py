@@ -9,12 +9,13 @@ async with ringfence.connect() as host:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 
 from ringfence.core.knob import Knob, Observation, Part
 from ringfence.core.model import Vm
-from ringfence.engine import changes
+from ringfence.engine import changes, turns
 from ringfence.engine.changes import Result, Step
 from ringfence.engine.doors import GREETING_TIMEOUT_S, open_session
 from ringfence.engine.driver import ANSWER_TIMEOUT_S, Edges, ProgressCallback, no_progress, observe
@@ -86,8 +87,16 @@ class OpenVm:
         :raise UsageError: something is wrong with a key or value; nothing was changed.
         :raise TenantError: this VM cannot do it as it was started; nothing was changed.
         """
-        steps = await self.plan(values, force=force)
-        return await self.apply(steps, timeout_s=timeout_s, force=force, progress=progress)
+        async with self.turn(values):
+            steps = await self.plan(values, force=force)
+            return await self.apply(steps, timeout_s=timeout_s, force=force, progress=progress)
+
+    def turn(self, keys: Iterable[str]) -> AbstractAsyncContextManager[None]:
+        """The turn to plan and apply changes of these keys, see `turns.turn`; `set` takes it by itself."""
+        where = self.info.pid or f"at-{self.info.name.replace('/', '-')[-100:]}"
+        # A pool's numbers are those of its disks.
+        kinds = {key.partition(".")[0].replace("pool", "disk") for key in keys}
+        return turns.turn(str(where), kinds)
 
     async def close(self) -> None:
         """Release the monitor and the agent; limits stay."""

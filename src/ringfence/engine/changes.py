@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from ringfence.core.knob import Knob, Observation, Outcome, Part, Row, Value, Verdict, Wants
+from ringfence.core.knob import Foresees, Knob, Makes, Observation, Outcome, Part, Row, Value, Verdict, Wants
 from ringfence.core.requests import Agent, Qmp
 from ringfence.engine.driver import Edges, ProgressCallback, no_progress, observe, run
 from ringfence.errors import (
@@ -61,6 +61,11 @@ class Step(NamedTuple):
         """Exactly what would be sent to change the VM."""
         return self.knob.changes(self.part, self.wants)
 
+    def notes(self) -> tuple[str, ...]:
+        """What else is to be known of what would be changed, such as who shares it."""
+        found = (note for leaf in self.keys for note in self._observation(leaf, self.part).notes)
+        return tuple(dict.fromkeys(found))
+
     def _observation(self, leaf: str, part: Part) -> Observation:
         return self.knob.observation(part, self.keys[leaf].row)
 
@@ -100,6 +105,7 @@ _EXIT_CODES = {
     Verdict.INTERRUPTED: InterruptError.exit_code,
     Verdict.NOT_ATTEMPTED: 4,
 }
+_PARTLY = _EXIT_CODES[Verdict.PARTIAL]
 _REFUSER_CODES = {"QEMU": 4, "ringfence": 2, "guest": 6}
 
 
@@ -118,32 +124,45 @@ async def plan(edges: Edges, values: Mapping[str, str | int | float | None], *, 
             wanted.append((key, registry.parse_value(key, value)))
         except UsageError as error:
             problems.append(error)
-    observed: dict[str, tuple[Part, ...]] = {}
-    steps: dict[tuple[str, str], Step] = {}
+    observed: dict[Knob, tuple[Part, ...]] = {}
+    steps: dict[tuple[Knob, str], Step] = {}
     for key, wish in wanted:
-        prefix = key.knob.prefix
-        if prefix not in observed:
-            observed[prefix] = await _observe(edges, key.knob)
+        if key.knob not in observed:
+            observed[key.knob] = await _observe(edges, key.knob)
         try:
-            part = registry.pick(observed[prefix], key)
-            step = steps.setdefault((prefix, part.name), Step(key.knob, part, {}, {}))
+            part = registry.pick(observed[key.knob], key)
+            identity = part.identity or part.name
+            step = steps.setdefault((key.knob, identity), Step(key.knob, part, {}, {}))
             if key.leaf in step.keys:
                 same = step.keys[key.leaf].text
-                raise UsageError(f"{key.text} and {same} are the same limit", hint="give it once")
+                raise UsageError(f"{key.text} and {same} are the same", hint="give it once")
         except UsageError as error:
             problems.append(error)
             continue
-        steps[prefix, part.name] = step._replace(
+        steps[key.knob, identity] = step._replace(
             wants={**step.wants, key.leaf: wish}, keys={**step.keys, key.leaf: key}
         )
-    for step in steps.values():
+    ordered = _in_order(list(steps.values()))
+    for step in ordered:
         try:
             step.knob.check(step.part, step.wants, force=force)
         except (UsageError, TenantError) as error:
             problems.append(error)
     if problems:
         raise _together(problems)
-    return list(steps.values())
+    return ordered
+
+
+def _in_order(steps: list[Step]) -> list[Step]:
+    """Steps that make what others need first, else as the user wrote them; each as the ones before leave it."""
+    ordered: list[Step] = []
+    for step in sorted(steps, key=lambda step: not isinstance(step.knob, Makes)):
+        if isinstance(step.knob, Foresees):
+            part = step.knob.foresee(step.part, [(earlier.part, earlier.wants) for earlier in ordered])
+            ordered.append(step._replace(part=part))
+        else:
+            ordered.append(step)
+    return ordered
 
 
 async def _observe(edges: Edges, knob: Knob) -> tuple[Part, ...]:
@@ -180,7 +199,7 @@ async def apply(
     Errors on the way are verdicts here, not exceptions: what had been done by then is always told.
     """
     results: list[Result] = []
-    stopped = ""
+    stopped, changed = "", False
     for step in steps:
         if edges.interrupted and not stopped:
             stopped = "it was interrupted"
@@ -200,7 +219,11 @@ async def apply(
         except RingfenceError as error:
             outcome, code = await _ended(edges, step, error), error.exit_code
         took_ms = (time.perf_counter() - start) * 1e3
-        results += [step.result(leaf, outcome, took_ms, exit_code=code) for leaf in step.keys]
+        told = [step.result(leaf, outcome, took_ms, exit_code=code) for leaf in step.keys]
+        changed = changed or any(result.known and result.actual != result.before for result in told)
+        if changed:  # a code of 2 promises that nothing was
+            told = [r._replace(exit_code=_PARTLY) if r.exit_code == UsageError.exit_code else r for r in told]
+        results += told
         if outcome.verdict is not Verdict.APPLIED:
             stopped = f"{results[-1].key} was not applied"
     return results
@@ -231,4 +254,10 @@ async def _read_back(edges: Edges, step: Step) -> Part | None:
             parts = await observe(step.knob.observe(), edges)
     except RingfenceError:
         return None
-    return next((part for part in parts if part.name == step.part.name), None)
+    return _same(parts, step.part)
+
+
+def _same(parts: tuple[Part, ...], wanted: Part) -> Part | None:
+    """The same instance as it is now; None when there is none any more."""
+    identity = wanted.identity or wanted.name
+    return next((part for part in parts if (part.identity or part.name) == identity), None)

@@ -6,7 +6,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from ringfence.core.answers import entries, fields, text
-from ringfence.core.knob import Knob, Part
+from ringfence.core.knob import Knob, Makes, Part
 from ringfence.core.model import Vm
 from ringfence.core.requests import Agent, Steps
 from ringfence.engine.api import OpenVm, open_vm
@@ -59,9 +59,10 @@ async def examine(
             try:
                 parts = await observe(knob.observe(), opened.edges)
             except RingfenceError as error:
-                findings.append(_failed(knob.prefix, error))
+                failed = _failed(knob.prefix, error)
+                findings += [failed] if failed not in findings else []
             else:
-                findings += _knob(knob, parts)
+                findings += [found for found in _knob(knob, parts) if found not in findings]
     return findings
 
 
@@ -107,11 +108,11 @@ def _agent_info() -> Steps[tuple[str, set[str]]]:
 
 def _knob(knob: Knob, parts: tuple[Part, ...]) -> list[Finding]:
     findings: list[Finding] = []
-    if not parts:
+    if not parts and not isinstance(knob, Makes):
         findings.append(Finding(knob.prefix, Health.ADVICE, f"this VM has no {knob.prefix}"))
     for part in parts:
         first = knob.observation(part, knob.rows[0])
-        about = f"{knob.prefix}.{part.name}" if part.name else first.key
+        about = f"{knob.prefix}.{part.name}" if part.name and len(knob.rows) > 1 else first.key
         if first.unavailable:
             fix = "; ".join(advice.option for advice in first.advice)
             findings.append(Finding(about, Health.MISSING, first.unavailable, fix))

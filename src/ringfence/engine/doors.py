@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from ringfence.core.model import Address, Vm
 from ringfence.errors import MonitorBusyError, MonitorError, TenantError
+from ringfence.qemu.managers import LIBVIRT
 from ringfence.qemu.session import Session
+
+if TYPE_CHECKING:
+    from ringfence.qemu.door import QmpDoor
 
 GREETING_TIMEOUT_S = 2.0
 """A hundred times what a free monitor takes; who holds one for a burst of commands has left it by then."""
@@ -18,24 +23,23 @@ _HEAD_START_S = 0.02
 _MANAGERS_OWN = ("/var/lib/libvirt/", "/run/libvirt/", "/var/run/qemu-server/", "/run/qemu-server/")
 
 
-async def open_session(vm: Vm, *, timeout_s: float = GREETING_TIMEOUT_S) -> Session:
-    """A QMP session on the VM's first socket that greets; a manager's own socket is tried last.
+async def open_session(vm: Vm, *, timeout_s: float = GREETING_TIMEOUT_S) -> QmpDoor:
+    """A way to the VM's QMP: the first socket that greets, a manager's own tried last.
+
+    A VM of libvirt is asked through libvirtd when it has no other socket that greets, and libvirt's own socket is
+    tried only when that fails: who queues there takes the monitor from libvirtd when that is started again.
 
     :raise TenantError: the VM has no QMP socket.
     :raise MonitorBusyError: every socket is held by another client; the hint names it where it can be seen.
     :raise MonitorError: no socket can be reached; the first reason is given.
     """
+    if vm.manager == LIBVIRT and vm.uuid:
+        return await _beside_libvirt(vm, timeout_s)
     if not vm.qmp_addresses:
-        human = "; its human monitor works with `ringfence monitor`" if vm.hmp_addresses else ""
-        raise TenantError(
-            f"VM {vm.name!r} has no QMP socket",
-            hint=f"start it with -qmp unix:/run/NAME.qmp,server=on,wait=off{human}",
-        )
+        raise _no_socket(vm)
     addresses = sorted(vm.qmp_addresses, key=lambda address: address.path.startswith(_MANAGERS_OWN))
     try:
-        if len(addresses) == 1:
-            return await Session.open(addresses[0], timeout_s=timeout_s)
-        return await _first_to_greet(addresses, timeout_s)
+        return await _any_of(addresses, timeout_s)
     except MonitorBusyError as busy:
         busy.hint = f"{_holders(addresses, vm.pid)}{busy.hint}"
         raise
@@ -49,6 +53,42 @@ def _holders(addresses: Sequence[Address], pid: int) -> str:
     found = [table.holder(address, pid) for address in addresses]
     names = dict.fromkeys(f"{name} (pid {holder})" for holder, name in filter(None, found))
     return f"Held by {', '.join(names)}. " if names else ""
+
+
+async def _beside_libvirt(vm: Vm, timeout_s: float) -> QmpDoor:
+    from ringfence.qemu.libvirt import LibvirtSession, is_own_socket
+
+    others = [address for address in vm.qmp_addresses if not is_own_socket(address)]
+    own = [address for address in vm.qmp_addresses if is_own_socket(address)]
+    if others:
+        try:
+            return await _any_of(others, timeout_s)
+        except MonitorError:
+            pass  # libvirtd is another way to the same QEMU; what it says is what counts
+    try:
+        return await LibvirtSession.open(vm, timeout_s=timeout_s)
+    except MonitorError as through_libvirt:
+        if not own:
+            raise
+        try:
+            return await _any_of(own, timeout_s)
+        except MonitorBusyError as busy:
+            busy.hint = f"libvirtd holds it, and through libvirtd: {through_libvirt}. {through_libvirt.hint}"
+            raise
+
+
+async def _any_of(addresses: Sequence[Address], timeout_s: float) -> Session:
+    if len(addresses) == 1:
+        return await Session.open(addresses[0], timeout_s=timeout_s)
+    return await _first_to_greet(addresses, timeout_s)
+
+
+def _no_socket(vm: Vm) -> TenantError:
+    human = "; its human monitor works with `ringfence monitor`" if vm.hmp_addresses else ""
+    return TenantError(
+        f"VM {vm.name!r} has no QMP socket",
+        hint=f"start it with -qmp unix:/run/NAME.qmp,server=on,wait=off{human}",
+    )
 
 
 async def _first_to_greet(addresses: Sequence[Address], timeout_s: float) -> Session:

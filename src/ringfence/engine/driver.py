@@ -30,7 +30,7 @@ from ringfence.errors import (
 if TYPE_CHECKING:
     from ringfence.core.model import Address
     from ringfence.qemu.agent import AgentSession
-    from ringfence.qemu.session import Listener, Session
+    from ringfence.qemu.door import Events, QmpDoor
 
 ANSWER_TIMEOUT_S = 5.0
 """A QEMU that its own limits starve of CPU was seen to take 0.1 s; fifty times that without an answer means no."""
@@ -54,7 +54,7 @@ class Edges:
     """
 
     def __init__(
-        self, session: Session, agent: Address | None, pid: int, *, answer_timeout_s: float = ANSWER_TIMEOUT_S
+        self, session: QmpDoor, agent: Address | None, pid: int, *, answer_timeout_s: float = ANSWER_TIMEOUT_S
     ) -> None:
         self.session = session
         self.answer_timeout_s = answer_timeout_s
@@ -146,7 +146,7 @@ class _Drive:
     def __init__(
         self,
         edges: Edges,
-        listener: Listener | None = None,
+        listener: Events | None = None,
         progress: ProgressCallback = no_progress,
         *,
         shared: bool = False,

@@ -13,18 +13,8 @@ from typing import Any, NamedTuple
 from ringfence.core.answers import entries, fields, number
 from ringfence.core.requests import Qmp, Steps
 from ringfence.errors import MonitorRefusedError
-from ringfence.knobs import disk_names
-from ringfence.knobs.disk_limits import FIELDS, read
-
-_DIRECTIONS = {"total": "", "read": ".read", "write": ".write"}
-_ENDINGS = {"": "", "-max": ".burst", "-max-length": ".burst_length"}
-_LEAVES = {
-    f"{kind}-{direction}{ending}": f"{kind}{leaf}{burst}"
-    for kind in ("iops", "bps")
-    for direction, leaf in _DIRECTIONS.items()
-    for ending, burst in _ENDINGS.items()
-} | {"iops-size": "io_size"}
-"""Field of a throttle-group object to the leaf of the knob that limits the same."""
+from ringfence.knobs.disk import names as disk_names
+from ringfence.knobs.disk.limits import FIELDS, Limits, read, read_object
 
 
 class Group(NamedTuple):
@@ -87,8 +77,6 @@ def _optional(command: str) -> Steps[Any]:
 
 
 def _disk(disk: disk_names.Disk) -> Steps[DiskFigures]:
-    numbers = read(disk.inserted)
-    limits = {leaf: numbers[field] for leaf, field in FIELDS.items() if numbers[field]}
     file, image_format, names = _image(disk.inserted)
     groups: list[Group] = []
     for name in names:
@@ -96,21 +84,13 @@ def _disk(disk: disk_names.Disk) -> Steps[DiskFigures]:
             found = yield Qmp("qom-get", {"path": f"/objects/{name}", "property": "limits"})
         except MonitorRefusedError:
             continue  # removed since
-        groups.append(
-            Group(
-                name, _bursts_only({_LEAVES[f]: n for f, n in fields(found).items() if f in _LEAVES and number(n)})
-            )
-        )
-    return DiskFigures(disk.name, file, image_format, _bursts_only(limits), tuple(groups))
+        groups.append(Group(name, _by_leaf(read_object(found))))
+    return DiskFigures(disk.name, file, image_format, _by_leaf(read(disk.inserted)), tuple(groups))
 
 
-def _bursts_only(limits: dict[str, int]) -> dict[str, int]:
-    """QEMU gives a length of 1 to bursts that are not set, too."""
-    return {
-        leaf: number
-        for leaf, number in limits.items()
-        if not leaf.endswith(".burst_length") or leaf.removesuffix("_length") in limits
-    }
+def _by_leaf(limits: Limits) -> dict[str, int]:
+    """Those that are set."""
+    return {leaf: limits[field] for leaf, field in FIELDS.items() if limits[field]}
 
 
 def _image(inserted: Mapping[str, Any]) -> tuple[str, str, list[str]]:

@@ -23,6 +23,7 @@ from ringfence.policies.tenant_pool import Share, TenantPool, Use
 TICK_S = 0.2
 """Five times a second: a tenth of a second of credit is the finest thing QEMU's throttle knows."""
 
+_TRIES = 3
 _COUNTERS = {"iops": ("rd_operations", "wr_operations"), "bps": ("rd_bytes", "wr_bytes")}
 
 
@@ -63,7 +64,12 @@ class PoolLoop:
     """
 
     def __init__(self, members: Iterable[Member], kind: str, quota_per_s: int) -> None:
-        self._members = {member.name: member for member in members}
+        listed = list(members)
+        self._members = {member.name: member for member in listed}
+        if len(self._members) < len(listed):
+            raise UsageError("a disk is named twice", hint="give each disk once")
+        self._reserved: dict[str, int] = {}
+        self._silent: dict[str, int] = {}
         self._kind, self._quota = kind, quota_per_s
         self._paths: dict[str, str] = {}
         self._limits: dict[str, int] = {}
@@ -72,7 +78,8 @@ class PoolLoop:
 
     def _new_policy(self) -> TenantPool:
         try:
-            return TenantPool(self._quota, {name: member.weight for name, member in self._members.items()})
+            quota = self._quota - sum(self._reserved.values())
+            return TenantPool(quota, {name: member.weight for name, member in self._members.items()})
         except ValueError as error:
             raise UsageError(str(error), hint="raise the quota, or give weights above 0") from None
 
@@ -81,23 +88,33 @@ class PoolLoop:
 
         :raise UsageError: a name fits no disk or several, or two members are the same disk.
         :raise TenantError: a disk already has limits that exclude this one.
-        :raise MonitorError: a VM cannot be talked to. Limits set until then stay, and are named in the error.
+        :raise MonitorError: a VM cannot be talked to. Limits set until then stay, and `state` names them.
         """
-        key_of = {name: f"disk.{member.disk}.{self._kind}" for name, member in self._members.items()}
         for name, member in self._members.items():
-            (step,) = await member.vm.plan({key_of[name]: 10**6})
-            self._paths[name] = step.part.state.disk.qdev
+            (step,) = await member.vm.plan({f"disk.{member.disk}.{self._kind}": None})
+            state = step.part.state
+            self._paths[name] = state.disk.qdev
+            _check_alone(name, self._kind, state.limits, state.members)
         if len({(id(self._members[name].vm), path) for name, path in self._paths.items()}) < len(self._paths):
             raise UsageError("a disk is named twice", hint="give each disk once")
         shares = self._policy.split()
-        for name, share in shares.items():
-            await self._set(name, share.limit_per_s)
-        for name in self._members:
-            self._readings[name] = await self._read(name)
+        try:
+            for name, share in shares.items():
+                await self._set(name, share.limit_per_s)
+            for name in self._members:
+                self._readings[name] = await self._read(name)
+        except RingfenceError as error:
+            if self._limits:
+                error.add_state(
+                    "limits set: " + ", ".join(f"{n} {v} {self._kind}" for n, v in self._limits.items())
+                )
+            raise
         return shares
 
     async def tick(self) -> Tick:
-        """One round. Never raises for a member: who fails is dropped, and its share goes to the others.
+        """One round. While a member does not answer, nothing is moved; after three times it is dropped.
+
+        Its limit stays in force as long as its QEMU lives, so that much of the quota stays reserved for it.
 
         :raise UsageError: no member is left.
         """
@@ -112,6 +129,14 @@ class PoolLoop:
                 raise answer
             else:
                 uses[name] = self._use(name, answer)
+        silent = {name for name in dropped if self._waits_for(name)}
+        if silent:
+            still = {
+                name: Share(limit, "nothing is moved while somebody is silent")
+                for name, limit in self._limits.items()
+            }
+            return Tick(uses, still, {})
+        self._silent.clear()
         self._drop(dropped)
         shares = self._policy.step(time.monotonic(), list(uses.values()))
         for name in sorted(shares, key=lambda name: shares[name].limit_per_s - self._limits[name]):
@@ -142,13 +167,21 @@ class PoolLoop:
 
     def _drop(self, dropped: Mapping[str, str]) -> None:
         for name in dropped:
-            del self._members[name]
+            member = self._members.pop(name)
+            limit = self._limits.pop(name)
+            if member.vm.edges.rss_bytes() is not None:
+                self._reserved[name] = limit
         if not self._members:
             raise UsageError(
                 "no member of the pool is left", hint="; ".join(f"{n}: {w}" for n, w in dropped.items())
             )
         if dropped:
             self._policy = self._new_policy()
+
+    def _waits_for(self, name: str) -> bool:
+        """Whether a member that did not answer may have another try: not when its QEMU has ended."""
+        self._silent[name] = self._silent.get(name, 0) + 1
+        return self._silent[name] < _TRIES and self._members[name].vm.edges.rss_bytes() is not None
 
     def _use(self, name: str, now: _Reading) -> Use:
         last, self._readings[name] = self._readings[name], now
@@ -173,6 +206,23 @@ class PoolLoop:
                 state=result.state,
             )
         self._limits[name] = limit_per_s
+
+
+def _check_alone(name: str, kind: str, limits: Mapping[str, int], members: Sequence[str]) -> None:
+    """:raise UsageError: a burst, or a group, would void the quota."""
+    bursts = [
+        field
+        for field, value in limits.items()
+        if value and field in (f"{kind}_max", f"{kind}_rd_max", f"{kind}_wr_max")
+    ]
+    if bursts:
+        raise UsageError(
+            f"{name} has a burst, which would pass the quota", hint=f"lift its limits first: {kind}=unlimited"
+        )
+    if members:
+        raise UsageError(
+            f"{name} shares a throttle group with {', '.join(members)}", hint="take it out: group=none"
+        )
 
 
 def _done(qdev: str, counters: Sequence[str]) -> Steps[int | None]:

@@ -6,13 +6,23 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from ringfence import units
-from ringfence.core.knob import Knob, Part, Row, Value
+from ringfence.core.knob import Knob, Makes, Part, Row, Value
 from ringfence.errors import UsageError
-from ringfence.knobs.disk_throttle import DiskThrottle
+from ringfence.knobs.disk.histogram import LatencyHistogram
+from ringfence.knobs.disk.membership import PoolMembership
+from ringfence.knobs.disk.pools import Pools
+from ringfence.knobs.disk.throttle import DiskThrottle
 from ringfence.knobs.memory import MemoryTarget
 from ringfence.knobs.vcpus import Vcpus
 
-KNOBS: tuple[Knob, ...] = (MemoryTarget(), Vcpus(), DiskThrottle())
+KNOBS: tuple[Knob, ...] = (
+    MemoryTarget(),
+    Vcpus(),
+    DiskThrottle(),
+    PoolMembership(),
+    LatencyHistogram(),
+    Pools(),
+)
 
 
 class Key(NamedTuple):
@@ -41,7 +51,7 @@ def parse_key(text: str) -> Key:
         for row in knob.rows:
             instance = _instance(text, row.key)
             if instance is not None:
-                leaf = row.key.removeprefix(knob.prefix).removeprefix(".<disk>").removeprefix(".")
+                leaf = row.key.partition(">.")[2] or row.key.removeprefix(knob.prefix).removeprefix(".")
                 if best is None or len(leaf) > len(best.leaf):
                     best = Key(text, knob, instance, leaf, row)
     if best is None:
@@ -61,17 +71,18 @@ def _instance(text: str, pattern: str) -> str | None:
 
 def _unknown(text: str) -> UsageError:
     import difflib
+    import re
 
     parts = text.split(".")
-    disk = parts[1] if parts[0] == "disk" and len(parts) > 2 else "<disk>"
-    known = [row.key.replace("<disk>", disk) for row in rows()]
+    instance = parts[1] if len(parts) > 2 else ""
+    known = [re.sub(r"<\w+>", lambda slot: instance or slot[0], row.key) for row in rows()]
     near = difflib.get_close_matches(text, known, n=2, cutoff=0.6)
     hint = f"did you mean {' or '.join(near)}?" if near else f"keys begin with {', '.join(_prefixes())};"
     return UsageError(f"there is no knob {text!r}", hint=f"{hint} `ringfence show VM --all` lists every key")
 
 
 def _prefixes() -> list[str]:
-    return [knob.prefix for knob in KNOBS]
+    return list(dict.fromkeys(knob.prefix for knob in KNOBS))
 
 
 def parse_value(key: Key, value: str | int | float | None) -> Value | None:
@@ -86,6 +97,8 @@ def parse_value(key: Key, value: str | int | float | None) -> Value | None:
         return None
     if unit == units.NAME:
         return _name(key, str(value))
+    if unit == units.SWITCH:
+        return _switch(key, str(value))
     if isinstance(value, str):
         try:
             number = int(units.parse_seconds(value)) if unit == units.SECONDS else units.parse(unit, value)
@@ -103,11 +116,21 @@ def parse_value(key: Key, value: str | int | float | None) -> Value | None:
 def _name(key: Key, value: str) -> str:
     if not value.strip():
         raise UsageError(f"{key.text} needs a name", hint=f"or {key.text}=none to leave")
+    if not value.isprintable():  # what cannot be encoded is not printable either
+        raise UsageError(
+            f"{key.text} has a character that cannot be printed", hint="use letters, digits, '-', '_'"
+        )
     return value
 
 
+def _switch(key: Key, value: str) -> Value | None:
+    if value.strip().lower() == "on":
+        return "on"
+    raise UsageError(f"{key.text}={value} is neither on nor off", hint=f"write {key.text}=on or {key.text}=off")
+
+
 def pick(parts: tuple[Part, ...], key: Key) -> Part:
-    """The part that the key's instance names.
+    """The part that the key's instance names, or the one to be made by naming it.
 
     :raise UsageError: nobody, or more than one, is called so; the hint lists every name.
     """
@@ -116,6 +139,8 @@ def pick(parts: tuple[Part, ...], key: Key) -> Part:
     found = [part for part in parts if key.instance == part.name or key.instance in part.aliases]
     if len(found) == 1:
         return found[0]
+    if not found and isinstance(key.knob, Makes):
+        return key.knob.absent(key.instance)
     if found:
         names = "; ".join(" = ".join((part.name, *part.aliases)) for part in found)
         raise UsageError(

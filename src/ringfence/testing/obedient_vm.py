@@ -40,6 +40,11 @@ class ObedientVm:
         self.cpus: dict[int, str] = {core: f"/machine/unattached/device[{core}]" for core in range(2)}
         self.answers: dict[str, Answer] = {
             "query-block": lambda _: [self._block(name) for name in self.limits],
+            "query-blockstats": lambda _: [self._blockstats(name) for name in self.limits],
+            "query-named-block-nodes": lambda _: [
+                {"node-name": f"node-{name}", "drv": "raw", "file": "x.raw"} for name in self.limits
+            ],
+            "query-iothreads": [],
             "block_set_io_throttle": self._throttle,
             "qom-list": self._qom_list,
             "qom-get": self._qom_get,
@@ -64,6 +69,10 @@ class ObedientVm:
         if any(self.limits[name].values()):
             inserted["group"] = qdev
         return {"device": "", "qdev": qdev, "inserted": inserted}
+
+    def _blockstats(self, name: str) -> dict[str, Any]:
+        qdev = f"/machine/peripheral/{name}/virtio-backend"
+        return {"device": "", "qdev": qdev, "node-name": f"node-{name}", "stats": {"rd_operations": 0}}
 
     def _throttle(self, arguments: Any) -> object:
         name = arguments["id"].split("/")[0]

@@ -11,6 +11,7 @@ import os
 import re
 import signal
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -383,8 +384,11 @@ AGENTS = {
 }
 
 
-@pytest.mark.parametrize("verb", ["show", "vcpus", "doctor"])
-@pytest.mark.parametrize("answers", AGENTS.values(), ids=AGENTS)
+@pytest.mark.parametrize(
+    ("verb", "answers"),
+    [*product(("show", "doctor"), AGENTS.values()), ("vcpus", AGENTS["garbage"])],
+    ids=[*(f"{verb} {name}" for verb, name in product(("show", "doctor"), AGENTS)), "vcpus garbage"],
+)
 def test_what_a_guest_says_keeps_nobody_from_the_rest(
     host: Host, tmp_path: Path, verb: str, answers: dict[str, object]
 ) -> None:

@@ -51,7 +51,7 @@ def test_now_and_range_and_other_names(obedient: ObedientVm, show: Callable[...,
 
 def test_all_keys_on_request(show: Callable[..., Any]) -> None:
     ran = show("--all")
-    assert lines(ran)["disk.vdb.group"] == "unlimited a name block_set_io_throttle"
+    assert lines(ran)["disk.vdb.group"] == "none a name block_set_io_throttle"
     assert ran.err == ""
 
 

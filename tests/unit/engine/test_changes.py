@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ringfence.core.knob import Verdict
+from ringfence.core.knob import Outcome, Verdict
 from ringfence.core.requests import Qmp
 from ringfence.engine import changes
 from ringfence.engine.driver import Edges
@@ -188,3 +188,36 @@ async def test_numbers_and_none_are_values_too() -> None:
     (result,) = await vm.set({"disk.vda.iops": None})
     assert (result.verdict, result.before, result.actual) == (Verdict.APPLIED, 100, None)
     assert vm.sent()[-1]["iops"] == 0
+
+
+async def test_a_drive_called_as_another_disks_place_is_no_part_of_that_disk() -> None:
+    vm = Vm()
+    whole = [
+        {"device": name, "qdev": qdev, "inserted": dict(ZEROS)}
+        for name, qdev in zip(("drive-a", "vda"), vm.limits, strict=True)
+    ]
+    vm.session.script.answers["query-block"] = lambda _: whole
+    right = vm.qom_get
+    vm.session.script.answers["qom-get"] = lambda asked: (
+        "scsi-cd" if asked == {"path": "/machine/peripheral/b", "property": "type"} else right(asked)
+    )
+    steps = await changes.plan(vm.edges, {"disk.a.iops": "100", "disk.b.bps": "1MiB/s"})
+    assert [step.part.identity for step in steps] == list(vm.limits)
+
+
+@pytest.mark.parametrize(("first", "code"), [({}, 2), ({"disk.vda.iops": "100"}, 6)])
+async def test_the_code_for_nothing_changed_is_only_given_when_so(
+    monkeypatch: pytest.MonkeyPatch, first: dict[str, str], code: int
+) -> None:
+    vm = Vm()
+    steps = await changes.plan(vm.edges, {**first, "disk.vdb.iops": "100"})
+    right = type(steps[-1].knob).apply
+
+    def refuses(knob: Any, part: Any, wants: Any, **more: Any) -> Any:
+        if part == steps[-1].part:
+            return Outcome(Verdict.REFUSED, part, by="ringfence", detail="it would hurt")
+        return (yield from right(knob, part, wants, **more))
+
+    monkeypatch.setattr(type(steps[-1].knob), "apply", refuses)
+    results = await changes.apply(vm.edges, steps, timeout_s=5)
+    assert results[-1].exit_code == code

@@ -31,7 +31,11 @@ async def test_a_vm_that_can_do_all(tmp_path: Path, vm: ObedientVm) -> None:
     monitors = tuple(Monitor("qmp", Address(str(tmp_path / name)), name) for name in ("q", "q2"))
     findings = await found(tmp_path, vm, agent={"version": "9.9", **ABLE}, monitors=monitors)
     assert {name: rows[0].health for name, rows in findings.items()} == dict.fromkeys(
-        ("qmp", "agent", "memory.target", "vcpus", "disk.vda", "disk.vdb"), Health.OK
+        (
+            *("qmp", "agent", "memory.target", "vcpus"),
+            *(f"disk.{disk}{leaf}" for disk in ("vda", "vdb") for leaf in ("", ".pool", ".latency_histogram")),
+        ),
+        Health.OK,
     )
     assert "qemu-ga 9.9" in findings["agent"][0].text
 

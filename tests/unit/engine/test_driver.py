@@ -158,6 +158,9 @@ async def test_a_mistake_of_ours_is_no_answer_of_theirs(edges: Edges) -> None:
 ODD: tuple[Any, ...] = (None, True, -1, 2**70, 1.5, float("inf"), "", "\udcff", [], [[]], [7], {}, {"a": {}})
 QUESTIONS = (
     "query-block",
+    "query-blockstats",
+    "query-named-block-nodes",
+    "query-iothreads",
     "qom-list",
     "qom-get",
     "query-memory-size-summary",
@@ -197,10 +200,24 @@ def mutated(answers: dict[str, Any], command: str) -> Iterator[Any]:
     yield from mutations(copy.deepcopy(right))
 
 
+WANTED = {
+    "iops": 100,
+    "group": "g",
+    "pool": None,
+    "latency_histogram": "on",
+    "target": 1 << 29,
+    "": 3,
+}
+"""By leaf of a key, what is tried."""
+
+
 async def use(knob: Knob, edges: Edges) -> None:
     """All that is done with what was read, up to the first change."""
+    leaves = [
+        row.key.partition(">.")[2] or row.key.removeprefix(knob.prefix).removeprefix(".") for row in knob.rows
+    ]
+    wants = {leaf: WANTED[leaf] for leaf in leaves if leaf in WANTED}
     for part in await observe(knob.observe(), edges):
-        wants = {"disk": {"iops": 100, "group": "g"}, "memory": {"target": 1 << 29}, "vcpus": {"": 3}}[knob.prefix]
         for row in knob.rows:
             repr(knob.observation(part, row))
         try:

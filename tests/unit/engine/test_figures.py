@@ -32,6 +32,7 @@ def answers(**changed: Any) -> dict[str, Any]:
         "query-balloon": {"actual": GIB // 2},
         "query-memory-devices": [],
         "query-block": [],
+        "query-blockstats": [],
         "qom-get": "scsi-hd",
     }
     return usual | {key.replace("_", "-"): value for key, value in changed.items()}

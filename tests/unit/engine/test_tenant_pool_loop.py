@@ -102,3 +102,30 @@ def test_what_is_no_member(text: str) -> None:
 def test_a_member() -> None:
     assert parse_member("web1:vda=0.5") == ("web1", "vda", 0.5)
     assert parse_member("a:b:vda") == ("a:b", "vda", 1.0)
+
+
+def test_a_disk_that_is_given_twice_is_refused(tenants: list[Tenant]) -> None:
+    with pytest.raises(UsageError, match="named twice"):
+        PoolLoop([Member(tenants[0].open, "vda"), Member(tenants[0].open, "vda", 9)], "iops", QUOTA)
+
+
+async def test_a_burst_would_void_the_quota(tenants: list[Tenant]) -> None:
+    await tenants[0].open.set({"disk.vda.iops": 100, "disk.vda.iops.burst": 5000})
+    with pytest.raises(UsageError, match="web1:vda has a burst"):
+        await started(tenants)
+
+
+async def test_who_is_silent_but_alive_is_waited_for_and_then_keeps_its_part_of_the_quota(
+    tenants: list[Tenant], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = await started(tenants)
+    held = tenants[0].iops
+    monkeypatch.setattr(tenants[0].open.edges, "rss_bytes", lambda: 1)
+    tenants[0].session.answers["query-blockstats"] = MonitorTimeoutError("no answer")
+    for _ in range(2):
+        tick = await loop.tick()
+        assert tick.dropped == {}
+        assert [tenant.iops for tenant in tenants] == [held, held]
+    assert list((await loop.tick()).dropped) == ["web1:vda"]
+    await loop.settle()
+    assert held + tenants[1].iops <= QUOTA

@@ -97,3 +97,10 @@ def test_an_unknown_disk_lists_the_names_that_people_type() -> None:
     with pytest.raises(UsageError) as caught:
         registry.pick((), registry.parse_key("disk.vdb.iops"))
     assert caught.value.hint == "this VM has no disk"
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\x1b[0m", "\udcff", "a\u202eb"])
+@pytest.mark.parametrize("leaf", ["group", "pool"])
+def test_a_name_that_cannot_be_printed_is_refused(leaf: str, name: str) -> None:
+    with pytest.raises(UsageError, match="cannot be printed"):
+        registry.parse_value(registry.parse_key(f"disk.vda.{leaf}"), name)

@@ -6,14 +6,28 @@ read, the wanted ones laid over them, and all written back with the group carrie
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
+from ringfence import units
 from ringfence.core.answers import entries, fields, text
 from ringfence.core.knob import Observation, Outcome, Part, Row, Value, Verdict, Wants
 from ringfence.core.requests import Agent, Qmp, Steps
 from ringfence.errors import MonitorRefusedError, UsageError
-from ringfence.knobs import disk_limits, disk_names
-from ringfence.knobs.disk_limits import FIELDS, RATES, Limits
+from ringfence.knobs.disk import limits as disk_limits
+from ringfence.knobs.disk import names as disk_names
+from ringfence.knobs.disk.limits import FIELDS, RATES, Limits
+
+_MECHANISM = "block_set_io_throttle"
+_GROUP = Row(
+    key="disk.<disk>.group",
+    unit=units.NAME,
+    mechanism=_MECHANISM,
+    help="throttle group whose members share one set of limits, in place of their own",
+    lifts=True,
+    main=False,
+    lifted="none",
+)
 
 
 class State(NamedTuple):
@@ -35,7 +49,7 @@ class DiskThrottle:
     """See the module."""
 
     prefix = "disk"
-    rows: tuple[Row, ...] = disk_limits.ROWS
+    rows: tuple[Row, ...] = (*disk_limits.rows("disk.<disk>", _MECHANISM), _GROUP)
     events: tuple[str, ...] = ()
 
     def observe(self) -> Steps[tuple[Part, ...]]:
@@ -54,13 +68,22 @@ class DiskThrottle:
         notes = (f"shares group {state.group!r} with {', '.join(state.members)}",) if shared else ()
         return Observation(row, f"disk.{part.name}.{leaf}", now, now, lowest, highest, unavailable, notes)
 
+    def foresee(self, part: Part, earlier: Sequence[tuple[Part, Wants]]) -> Part:
+        """With the limits and groups that the steps before it set, for each disk that they hold for."""
+        disks = part.state.disks
+        for other, wants in earlier:
+            if isinstance(other.state, State):
+                disks = _foreseen(disks, other, wants)
+        mine = next(disk for disk in disks if disk.qdev == part.state.disk.qdev)
+        return _part(mine, disks)
+
     def check(self, part: Part, wants: Wants, *, force: bool) -> None:
         """Raise UsageError for what QEMU would refuse, TenantError for an empty drive; `force` is no matter."""
         self.observation(part, self.rows[0]).refuse_unavailable()
         for leaf, value in wants.items():
-            disk_limits.check_value(part.name, leaf, value)
+            disk_limits.check_value(f"disk.{part.name}", leaf, value)
         limits, _ = _wanted(part, wants)
-        disk_limits.check_together(part.name, limits)
+        disk_limits.check_together(f"disk.{part.name}", limits)
         if wants.get("group") and not any(limits[field] for field in RATES.values()):
             raise UsageError(
                 f"disk {part.name} cannot join group {wants['group']!r} without a limit: QEMU forgets it",
@@ -104,7 +127,21 @@ def _part(disk: disk_names.Disk, disks: tuple[disk_names.Disk, ...]) -> Part:
     group = text(disk.inserted.get("group", ""))
     members = tuple(o.name for o in disks if group and o.qdev != disk.qdev and o.inserted.get("group") == group)
     state = State(disk, disk_limits.read(disk.inserted), group, members, disks)
-    return Part(disk.name, disk.aliases, state)
+    return Part(disk.name, disk.aliases, state, disk.qdev)
+
+
+def _foreseen(disks: tuple[disk_names.Disk, ...], other: Part, wants: Wants) -> tuple[disk_names.Disk, ...]:
+    """The disks once another has been set: whoever is in its group then, has its limits."""
+    limits, group = _wanted(other, wants)
+    me = other.state.disk
+    if group or any(limits[field] for field in RATES.values()):
+        group = group or me.short_path  # as QEMU calls the group of a disk that is in none
+    return tuple(
+        disk._replace(inserted={**disk.inserted, **limits, "group": group})
+        if disk.qdev == me.qdev or (group and disk.inserted.get("group") == group)
+        else disk
+        for disk in disks
+    )
 
 
 def _leaf(state: State, leaf: str) -> Value | None:

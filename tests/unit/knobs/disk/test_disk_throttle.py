@@ -10,7 +10,7 @@ from ringfence.core.knob import Outcome, Part, Verdict
 from ringfence.core.requests import Qmp
 from ringfence.errors import MonitorRefusedError, TenantError, UsageError
 from ringfence.knobs import registry
-from ringfence.knobs.disk_throttle import DiskThrottle
+from ringfence.knobs.disk.throttle import DiskThrottle
 from ringfence.testing.steps import PaperVm
 
 KNOB = DiskThrottle()
@@ -249,3 +249,29 @@ def test_an_empty_drive_cannot_be_limited() -> None:
     del vm.blocks["/machine/unattached/device[19]"]["inserted"]
     with pytest.raises(TenantError, match="no medium"):
         KNOB.check(vm.part("ide2-cd0"), {"iops": 100}, force=False)
+
+
+def test_a_place_that_is_another_disks_drive_id_is_the_name_of_neither() -> None:
+    vm = two_disks()
+    vm.blocks[BACKEND]["device"] = "vda"
+    parts = vm.parts()
+    assert len({part.identity for part in parts}) == 2
+    assert [vm.part(part.name).identity for part in parts] == [part.identity for part in parts]
+    assert [part.name for part in parts] == ["vdb", "d3"]
+
+
+def test_what_one_member_of_a_group_is_set_to_is_kept_by_the_next() -> None:
+    vm = two_disks(iops=50, group="g1")
+    first, second = vm.part("vda"), vm.part("vdb")
+    seen = KNOB.foresee(second, [(first, {"iops": 100})])
+    arguments = sent(seen, bps=1 << 20)
+    assert (arguments["iops"], arguments["bps"], arguments["group"]) == (100, 1 << 20, "g1")
+
+
+def test_a_group_that_the_step_before_makes_is_joined_with_its_limits() -> None:
+    vm = two_disks()
+    first, second = vm.part("vda"), vm.part("vdb")
+    seen = KNOB.foresee(second, [(first, {"iops": 100, "group": "g2"})])
+    KNOB.check(seen, {"group": "g2"}, force=False)
+    arguments = sent(seen, group="g2")
+    assert (arguments["iops"], arguments["group"]) == (100, "g2")

@@ -1,0 +1,54 @@
+"""One change of a kind at a time: what is read, laid over and written back must not cross with another's.
+
+Advisory, among ringfence's own processes of one user: a lock on a file of the VM in the private runtime directory,
+which the kernel lifts when its holder dies. Changes of different kinds do not wait for each other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import time
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager
+
+from ringfence.errors import MonitorBusyError
+from ringfence.qemu.paths import private_dir, runtime_dir
+
+_PATIENCE_S = 5.0  # a disk takes milliseconds; whoever moves memory may take as long as a guest does
+_POLL_S = 0.01
+
+
+@asynccontextmanager
+async def turn(vm: str, kinds: Collection[str]) -> AsyncIterator[None]:
+    """Wait for, and hold, the turn to change these kinds of knobs (`disk`, `memory`, ...) of a VM.
+
+    :param vm: what tells the VM apart on this host, such as its pid.
+    :raise MonitorBusyError: another ringfence has held one of them for five seconds. Nothing is held then.
+    :raise HostError: there is no private directory for the lock's file.
+    """
+    folder = private_dir(runtime_dir() / "turns")
+    held: list[int] = []
+    try:
+        for kind in sorted(set(kinds)):
+            held.append(os.open(folder / f"{vm}.{kind}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            await _lock(held[-1], kind)
+        yield
+    finally:
+        for fd in held:
+            os.close(fd)
+
+
+async def _lock(fd: int, kind: str) -> None:
+    deadline = time.monotonic() + _PATIENCE_S
+    while True:
+        try:
+            return fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise MonitorBusyError(
+                    f"another ringfence is changing the {kind} limits of this VM",
+                    hint="wait for it to end, and set them again",
+                ) from None
+        await asyncio.sleep(_POLL_S)
