@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -77,7 +78,9 @@ def tmux(vm: Vm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ca
     def start(width: int, height: int) -> None:
         command = [*vm.command, "-vga", "std", "-display", "curses"]
         size = ["-x", str(width), "-y", str(height)]
-        subprocess.run(["tmux", "new-session", "-d", "-s", "vm", *size, *command], check=True, timeout=PATIENCE_S)
+        # Python's readline exports LINES unseen by os.environ, and curses would believe that instead of the pane.
+        start = ["tmux", "new-session", "-d", "-s", "vm", *size, *command]
+        subprocess.run(start, check=True, timeout=PATIENCE_S, env=dict(os.environ))
         vm.await_sockets()
 
     yield start
