@@ -127,7 +127,7 @@ def check(ran: Ran, code: int, words: str, hint: str) -> None:
 RICH = [
     # unknown
     ("disk.vda.iopss=1", 2, "no knob 'disk.vda.iopss'", "did you mean disk.vda.iops"),
-    ("memory.targt=1G", 2, "no knob 'memory.targt'", "did you mean memory.target?"),
+    ("memory.targt=1G", 2, "no knob 'memory.targt'", "did you mean memory.target"),
     ("cpu.cap=1", 2, "no knob 'cpu.cap'", "keys begin with memory, vcpus, disk"),
     ("disk.vdz.iops=1", 2, "no disk 'vdz'", "vda = d1 = first; vdb = d2 = second"),
     ("disk.\udce9.iops=1", 2, "no disk '\\udce9'", "vda"),
@@ -166,8 +166,8 @@ RICH = [
     ("disk.vdb.group=g", 2, "without a limit", "disk.vdb.iops=500"),
     # twice
     ("vcpus=2 vcpus=2", 2, "given twice", "once"),
-    ("disk.vdb.iops=5 disk.second.iops=6", 2, "are the same limit", "once"),
-    ("disk.vdb.iops=5 disk./machine/peripheral/second.iops=6", 2, "are the same limit", "once"),
+    ("disk.vdb.iops=5 disk.second.iops=6", 2, "are the same", "once"),
+    ("disk.vdb.iops=5 disk./machine/peripheral/second.iops=6", 2, "are the same", "once"),
     # one among good ones, and several
     ("disk.vdb.iops=5 memory.target=200MiB vcpus=4", 2, "above this VM's maximum", "maxcpus=N"),
     ("nonsense=1 disk.vdb.iops=5 vcpus=2", 2, "no knob 'nonsense'", "keys begin with"),
