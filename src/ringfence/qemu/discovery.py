@@ -39,6 +39,12 @@ def find_vms(proc: Path | str = "/proc") -> list[Vm]:
     return [_vm(str(proc), pid, argv, executable) for pid, argv, executable in found]
 
 
+def vm_of(pid: int, proc: Path | str = "/proc") -> Vm | None:
+    """The VM that this process is; None when it is no QEMU that this user may see, or is gone."""
+    found = processes.qemu_process(str(proc), str(pid))
+    return _vm(str(proc), *found) if found else None
+
+
 def find_vm(selector: str, proc: Path | str = "/proc") -> Vm:
     """The VM of that name, UUID, `pid:N`, or plain pid; a name goes before a pid that looks like it.
 
