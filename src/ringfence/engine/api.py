@@ -17,7 +17,7 @@ from ringfence.core.knob import Knob, Observation, Part
 from ringfence.core.model import Vm
 from ringfence.engine import changes, turns
 from ringfence.engine.changes import Result, Step
-from ringfence.engine.doors import GREETING_TIMEOUT_S, open_session
+from ringfence.engine.doors import GREETING_TIMEOUT_S, open_briefly, open_session
 from ringfence.engine.driver import ANSWER_TIMEOUT_S, Edges, ProgressCallback, no_progress, observe
 from ringfence.knobs import registry
 
@@ -37,7 +37,7 @@ class OpenVm:
 
         :raise MonitorError: QEMU went away, does not answer, or answers what cannot be read.
         """
-        return [(knob, await observe(knob.observe(), self.edges)) for knob in registry.KNOBS]
+        return [(knob, await observe(knob.observe(), self.edges)) for knob in registry.knobs()]
 
     async def show(self) -> list[Observation]:
         """Every key of this VM: now, range, mechanism, or why it is not available."""
@@ -96,7 +96,7 @@ class OpenVm:
         where = self.info.pid or f"at-{self.info.name.replace('/', '-')[-100:]}"
         # A pool's numbers are those of its disks.
         kinds = {key.partition(".")[0].replace("pool", "disk") for key in keys}
-        return turns.turn(str(where), kinds)
+        return turns.turn(str(where), kinds, pause=self.edges.pause)
 
     async def close(self) -> None:
         """Release the monitor and the agent; limits stay."""
@@ -121,6 +121,21 @@ async def open_vm(
     """
     session = await open_session(info, timeout_s=greeting_timeout_s)
     return OpenVm(info, Edges(session, info.agent, info.pid, answer_timeout_s=answer_timeout_s))
+
+
+def open_vm_briefly(
+    info: Vm, *, greeting_timeout_s: float = GREETING_TIMEOUT_S, answer_timeout_s: float = ANSWER_TIMEOUT_S
+) -> OpenVm | None:
+    """Open a VM for who has no event loop and awaits with `brief.finish`; None where that is not to be had.
+
+    For keys that `registry.are_brief` only. None says nothing of the VM: `open_vm` tells what is wrong with it.
+    """
+    from ringfence.qemu.brief import pause
+
+    session = open_briefly(info, timeout_s=greeting_timeout_s)
+    if session is None:
+        return None
+    return OpenVm(info, Edges(session, None, info.pid, answer_timeout_s=answer_timeout_s, pause=pause))
 
 
 class Host:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from ringfence.core.answers import ILL_FORMED, ill_formed
@@ -40,6 +39,16 @@ T = TypeVar("T")
 ProgressCallback: TypeAlias = Callable[[Progress], None]
 
 
+Pause: TypeAlias = Callable[[float], Awaitable[None]]
+
+
+async def sleep(seconds: float) -> None:
+    """`asyncio.sleep`, imported when somebody has to wait: not every change does."""
+    import asyncio
+
+    await asyncio.sleep(seconds)
+
+
 def no_progress(_: Progress) -> None:
     """Default for callers that show none."""
 
@@ -51,13 +60,21 @@ class Edges:
     that used it end. Until then an agent that was found absent is not asked again.
 
     :param answer_timeout_s: how long QEMU, and at most how long the agent, may take for one answer.
+    :param pause: how to wait: in the event loop, unless there is none.
     """
 
     def __init__(
-        self, session: QmpDoor, agent: Address | None, pid: int, *, answer_timeout_s: float = ANSWER_TIMEOUT_S
+        self,
+        session: QmpDoor,
+        agent: Address | None,
+        pid: int,
+        *,
+        answer_timeout_s: float = ANSWER_TIMEOUT_S,
+        pause: Pause = sleep,
     ) -> None:
         self.session = session
         self.answer_timeout_s = answer_timeout_s
+        self.pause = pause
         self.interrupted = False
         self._agent_address = agent
         self._agent: AgentSession | None = None
@@ -204,8 +221,8 @@ class _Drive:
                 return None
 
     async def _qmp(self, request: Qmp | list[Qmp]) -> Any:
-        session, clock, late = self._edges.session, asyncio.get_running_loop().time, False
-        start = clock()
+        session, late = self._edges.session, False
+        start = time.monotonic()
         try:
             if isinstance(request, Qmp):
                 return await session.execute(request.command, request.arguments or None, timeout_s=self._left_s)
@@ -216,7 +233,7 @@ class _Drive:
             raise
         finally:
             if self._shared:
-                self._left_s = max(0.0, self._left_s - (clock() - start))
+                self._left_s = max(0.0, self._left_s - (time.monotonic() - start))
             self._shared = self._shared or late
 
     async def _wait(self, events: tuple[str, ...], timeout_s: float) -> dict[str, Any] | None:
@@ -225,7 +242,7 @@ class _Drive:
         if events:
             event = await self._event(events, timeout_s)
         else:
-            await asyncio.sleep(timeout_s)
+            await self._edges.pause(timeout_s)
         self._refuse_interrupted()
         return event
 
