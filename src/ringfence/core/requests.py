@@ -1,14 +1,32 @@
 """Requests as data: what a knob yields, and what it is sent back.
 
 A knob's steps are a plain generator. It yields one request, or a list of requests that may be sent without
-waiting for each other, and is sent the answer, or the list of answers in the same order. An error is thrown
+waiting for each other (all of one kind: to QEMU, or to the host), and is sent the answer, or the list of answers in the same order. An error is thrown
 into the generator at the `yield`. Nothing here does I/O; `ringfence.engine.driver` runs it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping
-from typing import Any, NamedTuple, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
+
+if TYPE_CHECKING:
+    from ringfence.core.host_requests import (
+        DeviceOf as DeviceOf,
+        GetAffinity as GetAffinity,
+        HostRequest as HostRequest,
+        ListDir as ListDir,
+        MakeDir as MakeDir,
+        Netlink as Netlink,
+        Placement as Placement,
+        ReadFile as ReadFile,
+        ReadLink as ReadLink,
+        RemoveDir as RemoveDir,
+        SetAffinity as SetAffinity,
+        Systemd as Systemd,
+        Tasks as Tasks,
+        WriteFile as WriteFile,
+    )
 
 
 class Qmp(NamedTuple):
@@ -75,6 +93,22 @@ class Progress(NamedTuple):
     unit: str
 
 
-Request: TypeAlias = Qmp | Agent | Wait | Clock | WallClock | HostRss | Progress
 T = TypeVar("T")
-Steps: TypeAlias = Generator[Request | list[Qmp], Any, T]
+
+if TYPE_CHECKING:
+    Request: TypeAlias = Qmp | Agent | Wait | Clock | WallClock | HostRss | Progress | HostRequest
+    Change: TypeAlias = Qmp | Agent | HostRequest
+    Steps: TypeAlias = Generator[Request | list[Qmp] | list[HostRequest], Any, T]
+else:
+    Request = Change = NamedTuple
+    Steps = Generator[Any, Any, T]
+
+
+def __getattr__(name: str) -> object:
+    """The host's requests: defined only for who asks for one."""
+    from ringfence.core import host_requests
+
+    try:
+        return getattr(host_requests, name)
+    except AttributeError:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
