@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,7 +16,7 @@ from ringfence.errors import InterruptError, UsageError
 
 if TYPE_CHECKING:
     from ringfence.core.knob import Row, Value
-    from ringfence.core.model import Vm
+    from ringfence.core.model import Tenant
     from ringfence.engine.changes import Result, Step
 
 _EPILOG = "Example: ringfence set web1 memory.target=2GiB disk.vda.iops=500 disk.vda.iops.burst=2000"
@@ -30,10 +30,10 @@ def register(app: typer.Typer) -> None:
 def set_(
     words: Annotated[
         list[str],
-        typer.Argument(metavar="VM KEY=VALUE...", help=target.VM_HELP, autocompletion=completion.set_words),
+        typer.Argument(metavar="VM KEY=VALUE...", help=target.TENANT_HELP, autocompletion=completion.set_words),
     ],
     qmp: Annotated[str | None, typer.Option("--qmp", help=target.QMP_HELP)] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="print the exact QMP, change nothing")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="print what would be sent, change nothing")] = False,
     timeout: Annotated[str, typer.Option("--timeout", help="how long a guest may take for one key")] = "60s",
     force: Annotated[bool, typer.Option("--force", help="also what would hurt the guest itself")] = False,
     output: Annotated[Format, typer.Option("-o", "--output", help="how to print")] = Format.TABLE,
@@ -50,7 +50,7 @@ def set_(
         raise UsageError(f"{selector!r} stands where the VM belongs", hint=f"ringfence set VM {selector}")
     values = _parse_pairs(pairs)
     change = _Change(values, target.timeout(timeout), force, target.deadlines(timeout, at_most=True))
-    vm = target.find(selector, qmp)
+    vm = target.find_tenant(selector, qmp)
     if dry_run:
         _print_plan(asyncio.run(change.plan(vm)), output)
         return
@@ -88,17 +88,17 @@ class _Change:
         self._limits = limits
         self._begun = False
 
-    async def plan(self, vm: Vm) -> list[Step]:
-        from ringfence.engine.api import open_vm
+    async def plan(self, vm: Tenant) -> list[Step]:
+        from ringfence.engine.api import open_tenant
 
-        async with await open_vm(vm, **self._limits) as opened:
+        async with open_tenant(vm, **self._limits) as opened:
             return await opened.plan(self._values, force=self._force)
 
-    async def apply(self, vm: Vm, *, quiet: bool) -> list[Result]:
+    async def apply(self, vm: Tenant, *, quiet: bool) -> list[Result]:
         from ringfence.cli.progress import shown_progress
-        from ringfence.engine.api import open_vm
+        from ringfence.engine.api import open_tenant
 
-        async with await open_vm(vm, **self._limits) as opened, opened.turn(self._values):
+        async with open_tenant(vm, **self._limits) as opened, opened.turn(self._values):
             steps = await opened.plan(self._values, force=self._force)
             self._begun = True
             with shown_progress(quiet=quiet) as progress, _ended_by_signal(opened.interrupt):
@@ -145,9 +145,20 @@ def _ended_by_signal(interrupt: Callable[[], None]) -> Iterator[None]:
         restore()
 
 
-def _print_plan(steps: Sequence[Step], output: Format) -> None:
+def _request(wire: Mapping[str, object]) -> str:
+    """A request for people: what is asked of the kernel's files as a shell would do it."""
     import json
+    import shlex
 
+    for name in ("mkdir", "rmdir"):
+        if name in wire:
+            return f"{name} {shlex.quote(str(wire[name]))}"
+    if "write" in wire:
+        return f"echo {shlex.quote(str(wire['text']).strip())} > {shlex.quote(str(wire['write']))}"
+    return json.dumps(wire)
+
+
+def _print_plan(steps: Sequence[Step], output: Format) -> None:
     data = [
         {
             "part": step.part.name,
@@ -164,7 +175,7 @@ def _print_plan(steps: Sequence[Step], output: Format) -> None:
             if not requests:
                 line(f"# {', '.join(k.text for k in step.keys.values())}: already so")
             for request in requests:
-                line(json.dumps(request.wire()))
+                line(_request(request.wire()))
             for text in step.notes():
                 note(f"  {', '.join(k.text for k in step.keys.values())}: {text}")
 

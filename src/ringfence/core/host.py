@@ -36,8 +36,8 @@ class Group(NamedTuple):
     :param mount: where the hierarchy is mounted; `path` is below it and begins with `/`.
     :param dedicated: whether nobody but the tenant is in it: only then its limits are the tenant's.
     :param unit: the systemd unit whose group this is: it is changed through systemd. Empty otherwise.
-    :param base: where a group for the tenant can be made, a path below the mount. On v1 that is where it is now, so
-        that it does not leave what its parents allow; on v2 a group with processes in it can have none below.
+    :param base: where a group for the tenant can be made, a path below the mount. On v1 that is where it is now,
+        so that it does not leave what its parents allow; on v2 a group with processes can have none below.
     :param read_only: whether the hierarchy is mounted so.
     """
 
@@ -67,12 +67,16 @@ class Placement(NamedTuple):
     :param pids: its processes, the one it is known by first.
     :param label: what to call a group made for it: safe as a file's and a unit's name, and no other tenant's.
     :param systemd: whether systemd runs this host, so that a group is asked of it.
+    :param virtual: whether it is a VM, and not a container.
+    :param absent: why it is nowhere on this host; empty when it is here.
     """
 
     groups: tuple[Group, ...]
     pids: tuple[int, ...]
     label: str
     systemd: bool
+    virtual: bool = True
+    absent: str = ""
 
     def group(self, controller: str) -> Group | None:
         """The group in the hierarchy that has this controller; None where no hierarchy has it."""

@@ -11,7 +11,7 @@ from typing import NamedTuple, TypeAlias
 
 
 class ReadFile(NamedTuple):
-    """Answer: the text of a file; with `optional`, None when there is none, or the kernel cannot tell its value."""
+    """Answer: the text of a file; with `optional`, None when there is none, or it has no value."""
 
     path: str
     optional: bool = False

@@ -1,7 +1,7 @@
 """The knob contract.
 
-A knob is one resource that can be read and changed on a running VM or container. It is a module of plain generators and pure
-functions gathered in one object with the shape of `Knob`. Its life:
+A knob is one resource that can be read and changed on a running VM or container. It is a module of plain
+generators and pure functions gathered in one object with the shape of `Knob`. Its life:
 
     observe   steps that only read; one `Part` for each instance (one per disk, one for the memory, ...)
     check     pure: is this wanted value possible? raises UsageError or TenantError, before anything is changed

@@ -40,6 +40,7 @@ LISTED = (
     Listed("disk.<disk>.pool", "disk.membership", "PoolMembership"),
     Listed("disk.<disk>.latency_histogram", "disk.histogram", "LatencyHistogram"),
     Listed("pool.<pool>.", "disk.pools", "Pools"),
+    Listed("cpu.cap cpu.weight cpu.burst", "host.cpu", "CpuTime"),
 )
 """In the order of the docs, and of `show`."""
 
