@@ -13,15 +13,19 @@ from collections.abc import Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from ringfence.core.knob import CONTAINER, VM, Knob, Observation, Part
 from ringfence.core.model import Container, Tenant, Vm
-from ringfence.engine import changes, turns
+from ringfence.engine import changes, doors, turns
 from ringfence.engine.changes import Result, Step
 from ringfence.engine.doors import GREETING_TIMEOUT_S, open_session
 from ringfence.engine.driver import ANSWER_TIMEOUT_S, Edges, ProgressCallback, no_progress, observe
-from ringfence.errors import HostError, MonitorError, RingfenceError, TenantError
+from ringfence.errors import HostError, MonitorBusyError, MonitorError, RingfenceError, TenantError
 from ringfence.knobs import registry
+
+if TYPE_CHECKING:
+    from ringfence.qemu.door import QmpDoor
 
 DEFAULT_TIMEOUT_S = 60.0
 """A guest of some GiB gives back half its memory in a few seconds; a minute without an end is a stuck guest."""
@@ -116,7 +120,7 @@ class OpenVm:
         where: int | str = self.info.pid or f"at-{self.info.name.replace('/', '-')[-100:]}"
         # A pool's numbers are those of its disks.
         kinds = {key.partition(".")[0].replace("pool", "disk") for key in keys}
-        return turns.turn(str(where), kinds)
+        return turns.turn(str(where), kinds, pause=self.edges.pause)
 
     async def close(self) -> None:
         """Release the monitor and the agent; limits stay."""
@@ -152,6 +156,42 @@ def open_tenant(
     opener = partial(open_session, info, timeout_s=greeting_timeout_s)
     edges = Edges(None, info.agent, info.pid, opener=opener, tenant=info, answer_timeout_s=answer_timeout_s)
     return OpenVm(info, edges)
+
+
+def open_briefly(
+    info: Tenant,
+    keys: Iterable[str],
+    *,
+    greeting_timeout_s: float = GREETING_TIMEOUT_S,
+    answer_timeout_s: float = ANSWER_TIMEOUT_S,
+) -> OpenVm | None:
+    """Open a tenant for who has no event loop and awaits with `brief.finish`; None where that is not to be had.
+
+    :param keys: what is to be changed. None says nothing of the tenant: `open_tenant` tells what is wrong with it.
+    """
+    from ringfence.qemu.brief import pause
+
+    keys = tuple(keys)
+    if not registry.are_brief(keys):
+        return None
+    session: QmpDoor | None = None
+    if isinstance(info, Vm) and not registry.are_the_hosts(keys):
+        session = doors.open_briefly(info, timeout_s=greeting_timeout_s)
+        if session is None:
+            return None
+    opener = None if isinstance(info, Container) else partial(_open_for_a_question, info)
+    edges = Edges(
+        session, None, info.pid, answer_timeout_s=answer_timeout_s, pause=pause, opener=opener, tenant=info
+    )
+    return OpenVm(info, edges)
+
+
+async def _open_for_a_question(info: Vm) -> QmpDoor:
+    """A monitor for knobs of the host, which can do without: only one that is free at once."""
+    session = doors.open_briefly(info)
+    if session is None:
+        raise MonitorBusyError("its monitor does not greet at once")
+    return session
 
 
 class Host:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
@@ -43,6 +42,16 @@ T = TypeVar("T")
 ProgressCallback: TypeAlias = Callable[[Progress], None]
 
 
+Pause: TypeAlias = Callable[[float], Awaitable[None]]
+
+
+async def sleep(seconds: float) -> None:
+    """`asyncio.sleep`, imported when somebody has to wait: not every change does."""
+    import asyncio
+
+    await asyncio.sleep(seconds)
+
+
 def no_progress(_: Progress) -> None:
     """Default for callers that show none."""
 
@@ -59,6 +68,7 @@ class Edges:
     :param opener: opens the monitor when it is needed; without it, and without `session`, there is none.
     :param tenant: whose threads and groups the host is asked for; without it those of `pid`.
     :param host: another host's kernel than this one's, such as one made of files.
+    :param pause: how to wait: in the event loop, unless there is none.
     """
 
     def __init__(
@@ -71,8 +81,10 @@ class Edges:
         opener: Callable[[], Awaitable[QmpDoor]] | None = None,
         tenant: Tenant | None = None,
         host: HostEdge | None = None,
+        pause: Pause = sleep,
     ) -> None:
         self.answer_timeout_s = answer_timeout_s
+        self.pause = pause
         self.interrupted = False
         self._session = session
         self._opener = opener
@@ -261,8 +273,8 @@ class _Drive:
                 return await edges.host.answer(request)
 
     async def _qmp(self, request: Qmp | list[Qmp]) -> Any:
-        session, clock, late = await self._edges.monitor(), asyncio.get_running_loop().time, False
-        start = clock()
+        session, late = await self._edges.monitor(), False
+        start = time.monotonic()
         try:
             if isinstance(request, Qmp):
                 return await session.execute(request.command, request.arguments or None, timeout_s=self._left_s)
@@ -273,7 +285,7 @@ class _Drive:
             raise
         finally:
             if self._shared:
-                self._left_s = max(0.0, self._left_s - (clock() - start))
+                self._left_s = max(0.0, self._left_s - (time.monotonic() - start))
             self._shared = self._shared or late
 
     async def _wait(self, events: tuple[str, ...], timeout_s: float) -> dict[str, Any] | None:
@@ -282,7 +294,7 @@ class _Drive:
         if events:
             event = await self._event(events, timeout_s)
         else:
-            await asyncio.sleep(timeout_s)
+            await self._edges.pause(timeout_s)
         self._refuse_interrupted()
         return event
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import os
+import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -78,7 +78,7 @@ class HostEdge:
             for _ in range(_START_POLLS):
                 if f"/{request.unit}" in files.text(f"{self.root}/proc/{self.pid}/cgroup"):
                     return
-                await asyncio.sleep(_START_POLL_S)
+                time.sleep(_START_POLL_S)  # noqa: ASYNC251 - systemd has answered: it is a matter of a millisecond
             raise HostError(
                 f"systemd has started {request.unit}, and not moved process {self.pid} into it",
                 path=request.unit,

@@ -5,14 +5,14 @@ Source: org.freedesktop.systemd1(5).
 
 from __future__ import annotations
 
-import asyncio
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Mapping, Sequence
 
 from ringfence.core.host_requests import Systemd
 from ringfence.errors import HostError
 
-_NOTHING = asyncio.subprocess.DEVNULL
 _TIMEOUT_S = 25.0  # systemd's own for a D-Bus call
 
 _PAIRS = "a(st)"
@@ -78,20 +78,33 @@ async def call(request: Systemd) -> None:
         *("org.freedesktop.systemd1", "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager"),
         *(request.method, *arguments(request)),
     ]
-    try:
-        process = await asyncio.create_subprocess_exec(
-            *line,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.PIPE,
-        )
-    except OSError as error:
-        raise HostError(f"cannot run busctl: {error.strerror}", path="busctl", errno=error.errno or 0) from error
-    _, said = await process.communicate()
+    process = await _run(line)
     if process.returncode:
-        why = said.decode(errors="replace").strip().splitlines()
+        why = process.stderr.decode(errors="replace").strip().splitlines()
         raise HostError(
             f"systemd refuses {request.method} of {request.unit}: {why[-1] if why else 'no reason given'}",
             path=request.unit,
             hint="root may; a user's own units are in the user's systemd (`systemctl --user`)",
         )
+
+
+async def _run(line: list[str]) -> subprocess.CompletedProcess[bytes]:
+    """Without an event loop there is nothing that it could hold up."""
+    loaded = sys.modules.get("asyncio")
+    try:
+        if loaded is not None:
+            loaded.get_running_loop()
+            done: subprocess.CompletedProcess[bytes] = await loaded.to_thread(_run_now, line)
+            return done
+    except RuntimeError:
+        pass
+    return _run_now(line)
+
+
+def _run_now(line: list[str]) -> subprocess.CompletedProcess[bytes]:
+    try:
+        return subprocess.run(
+            line, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=False
+        )
+    except OSError as error:
+        raise HostError(f"cannot run busctl: {error.strerror}", path="busctl", errno=error.errno or 0) from error
