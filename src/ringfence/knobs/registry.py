@@ -22,12 +22,14 @@ class Listed(NamedTuple):
     :param stems: what its keys are, or begin with, blanks in between; `<...>` is any name.
     :param module: below `ringfence.knobs`; `name` the knob's class there.
     :param brief: its steps await no event and ask no guest, so that a command can do without an event loop.
+    :param host: it asks the host, and QEMU only for what it can do without.
     """
 
     stems: str
     module: str
     name: str
     brief: bool = False
+    host: bool = False
 
     def may_have(self, text: str) -> bool:
         """Whether a key may be one of this knob's; some are not."""
@@ -46,6 +48,7 @@ LISTED = (
     Listed("disk.<disk>.pool", "disk.membership", "PoolMembership", brief=True),
     Listed("disk.<disk>.latency_histogram", "disk.histogram", "LatencyHistogram", brief=True),
     Listed("pool.<pool>.", "disk.pools", "Pools", brief=True),
+    Listed("cpu.cap cpu.weight cpu.burst", "host.cpu", "CpuTime", brief=True, host=True),
 )
 """In the order of the docs, and of `show`."""
 
@@ -75,6 +78,11 @@ class Key(NamedTuple):
 def are_brief(keys: Iterable[str]) -> bool:
     """Whether whatever knobs these keys may belong to are all `brief`. Imports none of them."""
     return all(listed.brief for key in keys for listed in LISTED if listed.may_have(key))
+
+
+def are_the_hosts(keys: Iterable[str]) -> bool:
+    """Whether whatever knobs these keys may belong to are all `host`: no monitor has to be open for them."""
+    return all(listed.host for key in keys for listed in LISTED if listed.may_have(key))
 
 
 def rows() -> tuple[Row, ...]:
