@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 
 import pytest
 
@@ -19,7 +20,15 @@ def test_row(row: Row) -> None:
     assert row.unit in UNITS
     assert row.help
     assert row.mechanism
-    assert registry.parse_key(row.key.replace("<disk>", "some.node-0").replace("<pool>", "some.pool-0")).row is row
+    assert registry.parse_key(re.sub("<.*>", "some.name-0", row.key)).row is row
+
+
+@pytest.mark.parametrize("listed", registry.LISTED, ids=lambda listed: listed.name)
+def test_a_knob_is_found_by_the_stems_of_its_keys(listed: registry.Listed) -> None:
+    rows = registry.load(listed).rows
+    assert [row.key for row in rows if not listed.may_have(re.sub("<.*>", "a.b", row.key))] == []
+    for stem in listed.stems.split():
+        assert any(row.key.startswith(stem) for row in rows)
 
 
 def test_keys_are_unique() -> None:

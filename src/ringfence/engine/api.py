@@ -37,7 +37,7 @@ class OpenVm:
 
         :raise MonitorError: QEMU went away, does not answer, or answers what cannot be read.
         """
-        return [(knob, await observe(knob.observe(), self.edges)) for knob in registry.KNOBS]
+        return [(knob, await observe(knob.observe(), self.edges)) for knob in registry.knobs()]
 
     async def show(self) -> list[Observation]:
         """Every key of this VM: now, range, mechanism, or why it is not available."""

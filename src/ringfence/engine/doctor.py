@@ -55,7 +55,7 @@ async def examine(
         return [*findings, _failed("qmp", error)]
     async with opened:
         findings.append(await _agent(opened))
-        for knob in registry.KNOBS:
+        for knob in registry.knobs():
             try:
                 parts = await observe(knob.observe(), opened.edges)
             except RingfenceError as error:

@@ -1,28 +1,59 @@
-"""Every knob there is. CLI keys, JSON, completion and the docs' table are derived from this list."""
+"""Every knob there is. CLI keys, JSON, completion and the docs' table are derived from this list.
+
+A knob's module is imported when a key is looked up that may be one of its own: most of a short command's time
+would else go into the modules of knobs that it has nothing to do with.
+"""
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache, lru_cache
+from importlib import import_module
 from typing import NamedTuple
 
 from ringfence import units
 from ringfence.core.knob import Knob, Makes, Part, Row, Value
 from ringfence.errors import UsageError
-from ringfence.knobs.disk.histogram import LatencyHistogram
-from ringfence.knobs.disk.membership import PoolMembership
-from ringfence.knobs.disk.pools import Pools
-from ringfence.knobs.disk.throttle import DiskThrottle
-from ringfence.knobs.memory import MemoryTarget
-from ringfence.knobs.vcpus import Vcpus
 
-KNOBS: tuple[Knob, ...] = (
-    MemoryTarget(),
-    Vcpus(),
-    DiskThrottle(),
-    PoolMembership(),
-    LatencyHistogram(),
-    Pools(),
+
+class Listed(NamedTuple):
+    """One knob of the list.
+
+    :param stems: what its keys are, or begin with, blanks in between; `<...>` is any name.
+    :param module: below `ringfence.knobs`; `name` the knob's class there.
+    """
+
+    stems: str
+    module: str
+    name: str
+
+    def may_have(self, text: str) -> bool:
+        """Whether a key may be one of this knob's; some are not."""
+        return any(_may_begin(text, stem) for stem in self.stems.split())
+
+
+LISTED = (
+    Listed("memory.", "memory", "MemoryTarget"),
+    Listed("vcpus", "vcpus", "Vcpus"),
+    Listed(
+        "disk.<disk>.iops disk.<disk>.bps disk.<disk>.io_size disk.<disk>.group", "disk.throttle", "DiskThrottle"
+    ),
+    Listed("disk.<disk>.pool", "disk.membership", "PoolMembership"),
+    Listed("disk.<disk>.latency_histogram", "disk.histogram", "LatencyHistogram"),
+    Listed("pool.<pool>.", "disk.pools", "Pools"),
 )
+"""In the order of the docs, and of `show`."""
+
+
+@cache
+def load(listed: Listed) -> Knob:
+    """The knob itself, the same each time."""
+    knob: Knob = getattr(import_module(f"ringfence.knobs.{listed.module}"), listed.name)()
+    return knob
+
+
+def knobs() -> tuple[Knob, ...]:
+    """Every knob, in the order of the list; imports all of them."""
+    return tuple(map(load, LISTED))
 
 
 class Key(NamedTuple):
@@ -37,7 +68,7 @@ class Key(NamedTuple):
 
 def rows() -> tuple[Row, ...]:
     """The row of every key, in the order of the docs."""
-    return tuple(row for knob in KNOBS for row in knob.rows)
+    return tuple(row for knob in knobs() for row in knob.rows)
 
 
 @lru_cache(maxsize=4096)
@@ -47,7 +78,7 @@ def parse_key(text: str) -> Key:
     :raise UsageError: no such key; the hint names the nearest ones.
     """
     best: Key | None = None
-    for knob in KNOBS:
+    for knob in (load(listed) for listed in LISTED if listed.may_have(text)):
         for row in knob.rows:
             instance = _instance(text, row.key)
             if instance is not None:
@@ -57,6 +88,11 @@ def parse_key(text: str) -> Key:
     if best is None:
         raise _unknown(text)
     return best
+
+
+def _may_begin(text: str, stem: str) -> bool:
+    head, _, tail = stem.partition("<")
+    return text.startswith(head) and tail.partition(">")[2] in text[len(head) :]
 
 
 def _instance(text: str, pattern: str) -> str | None:
@@ -82,7 +118,7 @@ def _unknown(text: str) -> UsageError:
 
 
 def _prefixes() -> list[str]:
-    return list(dict.fromkeys(knob.prefix for knob in KNOBS))
+    return list(dict.fromkeys(listed.stems.partition(".")[0] for listed in LISTED))
 
 
 def parse_value(key: Key, value: str | int | float | None) -> Value | None:

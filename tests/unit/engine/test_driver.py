@@ -89,7 +89,7 @@ async def test_questions_share_the_time_and_leave_no_doubt_behind(session: Any) 
     assert 0 < session.timeouts_s[1] < session.timeouts_s[0] == 7.0
     session.answers["query-kvm"] = MonitorTimeoutError("late", state="It may have taken effect.")
     with pytest.raises(MonitorTimeoutError) as caught:
-        await observe(registry.KNOBS[1].observe(), edges)
+        await observe(registry.parse_key("vcpus").knob.observe(), edges)
     assert caught.value.state == ""
 
 
@@ -234,7 +234,7 @@ async def test_no_answer_is_too_odd(vm: ObedientVm, session: Any, edges: Edges, 
     hints: list[str] = []
     for odd in mutated(vm.answers, command):
         session.answers[command] = odd
-        for knob in registry.KNOBS:
+        for knob in registry.knobs():
             try:
                 await use(knob, edges)
             except (MonitorError, GuestError) as error:
@@ -293,4 +293,4 @@ async def test_bridges_without_end(vm: ObedientVm, session: Any, edges: Edges) -
     for answer, words in ((below_itself, "behind itself"), (ever_deeper, "more than 256 PCI bridges")):
         session.answers["qom-get"] = answer
         with pytest.raises(MonitorProtocolError, match=words):
-            await observe(registry.KNOBS[2].observe(), edges)
+            await observe(registry.parse_key("disk.vda.iops").knob.observe(), edges)

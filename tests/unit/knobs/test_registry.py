@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import ast
+import subprocess
+import sys
+
 import pytest
 
 from ringfence.core.knob import Part, Value
@@ -104,3 +108,27 @@ def test_an_unknown_disk_lists_the_names_that_people_type() -> None:
 def test_a_name_that_cannot_be_printed_is_refused(leaf: str, name: str) -> None:
     with pytest.raises(UsageError, match="cannot be printed"):
         registry.parse_value(registry.parse_key(f"disk.vda.{leaf}"), name)
+
+
+@pytest.mark.parametrize(
+    ("key", "loaded"),
+    [
+        ("disk.vda.iops", {"disk.throttle"}),
+        ("disk.vda.pool", {"disk.membership"}),
+        ("disk.my.pool.disk.iops", {"disk.throttle", "disk.membership"}),
+        ("vcpus", {"vcpus"}),
+        ("disk.vda", set()),
+    ],
+)
+def test_a_key_loads_the_knobs_it_may_belong_to_only(key: str, loaded: set[str]) -> None:
+    assert {listed.module for listed in registry.LISTED if listed.may_have(key)} == loaded
+
+
+def test_the_keys_of_a_disks_limits_import_nothing_else() -> None:
+    program = (
+        "import sys; from ringfence.knobs import registry; registry.parse_key('disk.vda.iops');"
+        "print([m for m in sys.modules if m.startswith('ringfence.knobs.')])"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    imported = {name.removeprefix("ringfence.knobs.") for name in ast.literal_eval(ran.stdout)}
+    assert imported == {"registry", "disk", "disk.limits", "disk.names", "disk.throttle"}
