@@ -24,7 +24,7 @@ BOUNDS = (
     Row("memory.min", units.BYTES, "fences", "the least the tenant is to have; counted against the host's memory"),
     Row("memory.max", units.BYTES, "fences", "the most the tenant may be given"),
 )
-"""Keys that limit what others may ask for, and are no knobs. Where there is a knob of that name, it goes before."""
+"""Keys that limit what may be asked for, and are no knobs. A knob of that name goes before."""
 
 
 class Setting(NamedTuple):

@@ -18,6 +18,7 @@ ReadValue: TypeAlias = Callable[[str, str], Value | None]
 SECTIONS = ("version", "include", "drift", "labels", "defaults", "pools", "fences")
 _FOR = re.compile(r"(\S.*?)\s+for\s+(\S.*)")
 _MOST_PROBLEMS = 20
+_OWN = "x-"  # sections of the user's own, such as for anchors, as in compose files
 
 
 class Include(NamedTuple):
@@ -44,7 +45,7 @@ def document(data: bytes | str, file: str, words: Vocabulary, read_value: ReadVa
     """
     root = read(data, file)
     reader = _Reader(words, read_value)
-    found = reader.document(root, file)
+    found = reader.document(root)
     if reader.problems:
         raise together(reader.problems)
     return found
@@ -79,7 +80,9 @@ def merged(documents: Sequence[tuple[str, Document]]) -> Spec:
 def _check_labels(labels: dict[str, tuple[Selector, ...]], rules: Sequence[Rule]) -> None:
     problems = [
         SpecError(
-            rule.place, f"there is no label {rule.selector.pattern[:60]!r}", hint=nearest(rule.selector.pattern, labels)
+            rule.place,
+            f"there is no label {rule.selector.pattern[:60]!r}",
+            hint=nearest(rule.selector.pattern, labels),
         )
         for rule in rules
         if rule.selector.rank is Rank.LABEL and rule.selector.pattern not in labels
@@ -126,7 +129,7 @@ class _Reader:
         self._read_value = read_value
         self.problems: list[SpecError] = []
 
-    def document(self, root: Node | None, file: str) -> Document:
+    def document(self, root: Node | None) -> Document:
         found = Document((), {}, {}, (), None)
         if root is None or (isinstance(root, Scalar) and root.is_null):
             return found
@@ -146,7 +149,7 @@ class _Reader:
                 found = found._replace(drift=self._drift(node))
             elif key.text == "version":
                 self._version(node)
-            else:
+            elif not key.text.startswith(_OWN):
                 self._unknown(key, SECTIONS, "section")
         return found
 

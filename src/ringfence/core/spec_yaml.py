@@ -15,7 +15,7 @@ MAX_BYTES = 8 * 1024**2
 """Fences of 10,000 tenants are about one MiB."""
 MAX_DEPTH = 24
 """The deepest key of a fence stands at 8."""
-MAX_NODES = 1_000_000
+MAX_NODES = 500_000
 _STRING_TAG = "tag:yaml.org,2002:str"
 
 
@@ -154,7 +154,7 @@ class _Builder:
             self._put(self._aliased(event.anchor, place), place)
         elif name == "ScalarEvent":
             self._refuse_tag(event, place)
-            node = Scalar(event.value, event.style is None and event.implicit[0], place)
+            node = Scalar(event.value, not event.style and event.implicit[0], place)
             self._remember(event.anchor, node)
             self._put(node, place)
         elif name in ("MappingStartEvent", "SequenceStartEvent"):

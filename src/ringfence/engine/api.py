@@ -93,10 +93,7 @@ class OpenVm:
 
     def turn(self, keys: Iterable[str]) -> AbstractAsyncContextManager[None]:
         """The turn to plan and apply changes of these keys, see `turns.turn`; `set` takes it by itself."""
-        where = self.info.pid or f"at-{self.info.name.replace('/', '-')[-100:]}"
-        # A pool's numbers are those of its disks.
-        kinds = {key.partition(".")[0].replace("pool", "disk") for key in keys}
-        return turns.turn(str(where), kinds)
+        return turn(self.info, keys)
 
     async def close(self) -> None:
         """Release the monitor and the agent; limits stay."""
@@ -109,6 +106,14 @@ class OpenVm:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+
+def turn(vm: Vm, keys: Iterable[str]) -> AbstractAsyncContextManager[None]:
+    """The turn to change these keys of a VM, see `turns.turn`."""
+    where = vm.pid or f"at-{vm.name.replace('/', '-')[-100:]}"
+    # A pool's numbers are those of its disks.
+    kinds = {key.partition(".")[0].replace("pool", "disk") for key in keys}
+    return turns.turn(str(where), kinds)
 
 
 async def open_vm(
