@@ -65,7 +65,7 @@ async def _run(file: str | None, options: Options, limits: target.Deadlines) -> 
     record = Journal.open()
     try:
         return await transaction.apply(
-            spec, tenants.find(), tenants.doors(**limits), record, author, options, check=_refuse
+            spec, tenants.find(spec), tenants.doors(**limits), record, author, options, check=_refuse
         )
     finally:
         record.close()

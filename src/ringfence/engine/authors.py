@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from ringfence.core.model import Container
+
 if TYPE_CHECKING:
-    from ringfence.core.model import Vm
+    from ringfence.core.model import Tenant
     from ringfence.engine.journal import Author
 
 _BOOT = "/proc/sys/kernel/random/boot_id"
@@ -48,8 +50,13 @@ def alive(author: Author) -> bool:
     return bool(author.started) and started(author.pid) == author.started
 
 
-def identity(vm: Vm) -> str:
-    """What tells the process of a VM from a later one of the same name; its socket where no process is seen."""
-    if not vm.pid:
-        return str(vm.qmp_addresses[0]) if vm.qmp_addresses else vm.name
-    return f"{vm.pid}-{started(vm.pid)}"
+def identity(tenant: Tenant) -> str:
+    """What tells a VM's process from a later one of the same name; its socket where no process is seen.
+
+    A container's group is the same for as long as it is there.
+    """
+    if isinstance(tenant, Container):
+        return tenant.selector
+    if not tenant.pid:
+        return str(tenant.qmp_addresses[0]) if tenant.qmp_addresses else tenant.name
+    return f"{tenant.pid}-{started(tenant.pid)}"

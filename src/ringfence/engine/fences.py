@@ -10,9 +10,9 @@ from fnmatch import fnmatchcase
 from functools import lru_cache
 from typing import NamedTuple
 
-from ringfence.core.knob import Knob, Part, Value
-from ringfence.core.model import Vm
-from ringfence.core.spec import BOUNDS, GLOB, Fence, Fences, Pool, Rule, Setting, Spec
+from ringfence.core.knob import CONTAINER, VM, Knob, Part, Value
+from ringfence.core.model import Container, Tenant
+from ringfence.core.spec import BOUNDS, GLOB, Fence, Fences, Pool, Rank, Rule, Setting, Spec, selector
 from ringfence.core.vocabulary import LENGTH, Vocabulary, vocabulary
 from ringfence.engine.changes import Problem, Step, gathered, refusals
 from ringfence.errors import RingfenceError, UsageError
@@ -28,7 +28,7 @@ class Seen(NamedTuple):
     :param error: why it could not be read; then `observed` is empty.
     """
 
-    tenant: Vm
+    tenant: Tenant
     fence: Fence
     observed: Mapping[Knob, tuple[Part, ...]]
     error: RingfenceError | None = None
@@ -52,7 +52,8 @@ class TenantPlan(NamedTuple):
     @property
     def name(self) -> str:
         """What people call it."""
-        return self.seen.tenant.name
+        tenant = self.seen.tenant
+        return tenant.selector if isinstance(tenant, Container) else tenant.name
 
     @property
     def ready(self) -> bool:
@@ -108,14 +109,22 @@ def fences(spec: Spec) -> Fences:
     return Fences(spec, bound_keys())
 
 
-def names(tenant: Vm) -> tuple[tuple[str, str], ...]:
+def names(tenant: Tenant) -> tuple[tuple[str, str], ...]:
     """Every name that a rule may call a tenant by, as `(kind, name)`."""
+    if isinstance(tenant, Container):
+        group = ("cgroup", tenant.cgroup)
+        return (group,) if tenant.engine == "cgroup" else (("container", tenant.name), group)
     return (("vm", tenant.name), ("vm", tenant.uuid)) if tenant.uuid else (("vm", tenant.name),)
 
 
-def knobs_of(fence: Fence) -> tuple[Knob, ...]:
-    """The knobs to observe for a fence."""
-    return tuple(dict.fromkeys(registry.parse_key(key).knob for key in _keys_to_read(fence)))
+def knobs_of(fence: Fence, tenant: Tenant) -> tuple[Knob, ...]:
+    """The knobs to observe for a tenant's fence; those that do not concern it are left out."""
+    knobs = dict.fromkeys(registry.parse_key(key).knob for key in _keys_to_read(fence))
+    return tuple(knob for knob in knobs if _kind(tenant) in knob.tenants)
+
+
+def _kind(tenant: Tenant) -> str:
+    return CONTAINER if isinstance(tenant, Container) else VM
 
 
 def _keys_to_read(fence: Fence) -> Iterable[str]:
@@ -205,8 +214,15 @@ def _tenant_plan(seen: Seen, settings: Mapping[str, Setting], *, force: bool) ->
     if seen.error is not None:
         problem = Problem(tuple(settings), seen.error)
         return TenantPlan(seen, (), 0, (problem,), settings)
-    wanted = [(registry.parse_key(key), setting.value) for key, setting in settings.items()]
     problems = _out_of_bounds(seen.fence)
+    wanted: list[tuple[registry.Key, Value | None]] = []
+    for text, setting in settings.items():
+        key = registry.parse_key(text)
+        if key.knob in seen.observed:
+            wanted.append((key, setting.value))
+        elif selector(setting.rule).rank is Rank.NAME:  # who names all, means whom it concerns
+            error = UsageError(f"{setting.place}: {text} is not for a {_kind(seen.tenant)}")
+            problems.append(Problem((text,), error))
     steps, unknown = gathered(wanted, seen.observed)
     left = tuple(step for step in steps if not step.in_step())
     problems += [*unknown, *refusals(left, force=force)]

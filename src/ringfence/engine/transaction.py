@@ -12,7 +12,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import NamedTuple, Protocol, TypeAlias
 
 from ringfence.core.knob import Knob, Makes, Part, Value, Verdict
-from ringfence.core.model import Vm
+from ringfence.core.model import Tenant
 from ringfence.core.spec import Fence, Spec
 from ringfence.engine import changes, fences, journal, order, snapshot
 from ringfence.engine.changes import Result
@@ -29,7 +29,7 @@ AT_ONCE = 100
 class Opened(Protocol):
     """A tenant that is open: `engine.api.OpenVm`."""
 
-    info: Vm
+    info: Tenant
     edges: Edges
 
     async def close(self) -> None:
@@ -43,9 +43,9 @@ class Doors(NamedTuple):
     :param identity: what tells its process from a later one of its name. :param now_s: seconds since 1970.
     """
 
-    open: Callable[[Vm], Awaitable[Opened]]
-    turn: Callable[[Vm, Iterable[str]], AbstractAsyncContextManager[None]]
-    identity: Callable[[Vm], str]
+    open: Callable[[Tenant], Awaitable[Opened]]
+    turn: Callable[[Tenant, Iterable[str]], AbstractAsyncContextManager[None]]
+    identity: Callable[[Tenant], str]
     now_s: Callable[[], float]
 
 
@@ -91,18 +91,18 @@ class Report(NamedTuple):
 OnEnded: TypeAlias = Callable[[Ended], None]
 
 
-def fenced(spec: Spec, tenants: Sequence[Vm]) -> list[tuple[Vm, Fence]]:
+def fenced(spec: Spec, tenants: Sequence[Tenant]) -> list[tuple[Tenant, Fence]]:
     """The tenants that have a fence, each with it."""
     found = fences.fences(spec)
     pairs = ((tenant, found.of(fences.names(tenant))) for tenant in tenants)
     return [(tenant, fence) for tenant, fence in pairs if fence is not None]
 
 
-async def look(spec: Spec, tenants: Sequence[Vm], doors: Doors, *, at_once: int = AT_ONCE) -> list[Seen]:
+async def look(spec: Spec, tenants: Sequence[Tenant], doors: Doors, *, at_once: int = AT_ONCE) -> list[Seen]:
     """Read every tenant that has a fence, many at a time. Changes nothing, and raises nothing for one of them."""
     gate = asyncio.Semaphore(at_once)
 
-    async def one(tenant: Vm, fence: Fence) -> Seen:
+    async def one(tenant: Tenant, fence: Fence) -> Seen:
         async with gate:
             try:
                 opened = await doors.open(tenant)
@@ -118,14 +118,16 @@ async def look(spec: Spec, tenants: Sequence[Vm], doors: Doors, *, at_once: int 
 
 async def _see(opened: Opened, fence: Fence) -> Seen:
     try:
-        return Seen(opened.info, fence, await changes.observe_all(opened.edges, fences.knobs_of(fence)))
+        return Seen(
+            opened.info, fence, await changes.observe_all(opened.edges, fences.knobs_of(fence, opened.info))
+        )
     except RingfenceError as error:
         return Seen(opened.info, fence, {}, error)
 
 
 async def apply(
     spec: Spec,
-    tenants: Sequence[Vm],
+    tenants: Sequence[Tenant],
     doors: Doors,
     record: Journal,
     author: Author,
@@ -200,18 +202,18 @@ class _Run:
         self._doors = doors
         self._journal = record
         self._options = options
-        self._held: dict[Vm, AsyncExitStack] = {}
-        self._opened: dict[Vm, Opened] = {}
+        self._held: dict[Tenant, AsyncExitStack] = {}
+        self._opened: dict[Tenant, Opened] = {}
         self._members: list[_Member] = []
 
-    async def hold(self, fenced_: Sequence[tuple[Vm, Fence]]) -> list[Seen]:
+    async def hold(self, fenced_: Sequence[tuple[Tenant, Fence]]) -> list[Seen]:
         """Take each tenant's turn, open it and read it."""
         for tenant, fence in sorted(fenced_, key=lambda pair: (pair[0].pid, pair[0].name)):
             kinds = sorted({key.partition(".")[0] for key in fence.settings})
             self._held[tenant] = AsyncExitStack()
             await self._held[tenant].enter_async_context(self._doors.turn(tenant, kinds))
 
-        async def one(tenant: Vm, fence: Fence) -> Seen:
+        async def one(tenant: Tenant, fence: Fence) -> Seen:
             try:
                 opened = await self._doors.open(tenant)
             except RingfenceError as error:
@@ -222,7 +224,7 @@ class _Run:
 
         return list(await asyncio.gather(*(one(tenant, fence) for tenant, fence in fenced_)))
 
-    async def release(self, keep: Sequence[Vm] = ()) -> None:
+    async def release(self, keep: Sequence[Tenant] = ()) -> None:
         """Close all tenants but these, and give their turns back."""
         for tenant in [tenant for tenant in self._held if tenant not in keep]:
             await self._held.pop(tenant).aclose()
@@ -277,9 +279,9 @@ class _Run:
         )
         member.state, member.said = back.state, back.said
 
-    async def end(self, number: int) -> dict[Vm, Ended]:
+    async def end(self, number: int) -> dict[Tenant, Ended]:
         """Read what is so now, and write it down."""
-        ended: dict[Vm, Ended] = {}
+        ended: dict[Tenant, Ended] = {}
         for member in self._members:
             try:
                 after = snapshot.values(await snapshot.look(member.opened.edges, member.touched))
