@@ -81,10 +81,12 @@ def error_data(error: errors.RingfenceError) -> dict[str, Any]:
 
 def raised(data: Mapping[str, Any]) -> errors.RingfenceError:
     """An error that was sent, as one of our own tree again; one of a newer tree keeps its exit code."""
-    kind = getattr(errors, str(data.get("kind", "")), None)
-    known = isinstance(kind, type) and issubclass(kind, errors.RingfenceError)
-    made = (kind if known else errors.RingfenceError)(
-        str(data.get("message", "the daemon failed")), hint=str(data.get("hint", "")), state=str(data.get("state", ""))
+    found = getattr(errors, str(data.get("kind", "")), None)
+    kind = found if isinstance(found, type) and issubclass(found, errors.RingfenceError) else errors.RingfenceError
+    made = kind(
+        str(data.get("message", "the daemon failed")),
+        hint=str(data.get("hint", "")),
+        state=str(data.get("state", "")),
     )
     code = data.get("exit_code")
     if isinstance(code, int) and code != made.exit_code:

@@ -1,4 +1,4 @@
-"""VMs as they appear and end, without polling: the kernel tells of programs that start, a pidfd of one that ended."""
+"""VMs as they appear and end, without polling: the kernel tells of programs that start, a pidfd of their end."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class _Known(NamedTuple):
 class VmWatch:
     """Calls `appeared` for every VM there is and that comes, and `ended` when its process is gone, once for each.
 
-    QEMU's `-daemonize` goes on in a child that starts no program, so the end of one QEMU is a reason to look for all.
-    To be used within a running loop, which calls both.
+    QEMU's `-daemonize` goes on in a child that starts no program, so the end of one QEMU is a reason to look for
+    all. To be used within a running loop, which calls both.
 
     :ivar events: whether the kernel tells of new processes; else /proc is looked at every `LOOK_EVERY_S`.
     :ivar why_not: the reason when it does not.

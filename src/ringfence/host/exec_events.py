@@ -1,10 +1,10 @@
-"""The kernel's word whenever a process starts a program: the proc connector, narrowed to those events in the kernel.
+"""The kernel's word whenever a process starts a program: the proc connector, narrowed in the kernel to that.
 
-A library's socket (pyroute2 has one) hands over every fork, exit and thread of the host, each decoded field by field:
-a compiler running beside the VMs would keep a core busy. Here a filter of four instructions leaves the rest in the
-kernel, and what passes it is two numbers at a fixed place.
+A library's socket (pyroute2 has one) hands over every fork, exit and thread of the host, each decoded field by
+field: a compiler running beside the VMs would keep a core busy. Here a filter of four instructions leaves the rest in
+the kernel, and what passes it is two numbers at a fixed place.
 
-Sources: linux/cn_proc.h, linux/connector.h, Documentation/driver-api/connector.rst, Documentation/networking/filter.rst.
+Sources: linux/cn_proc.h, linux/connector.h, Documentation/driver-api/connector.rst, networking/filter.rst.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class ExecEvents:
             raise _refused(error) from error
 
     def _attach_filter(self) -> None:
-        """Let through what is an exec. A filter reads numbers as the network has them, the kernel wrote its own."""
+        """Let through what is an exec. A filter reads numbers in network order, the kernel wrote its own."""
         wanted = int.from_bytes(struct.pack("=I", _EXEC), "big")
         code = ((_LD_ABS, 0, 0, _WHAT_OFFSET), (_JEQ, 0, 1, wanted), (_RETURN, 0, 0, 0xFFFF), (_RETURN, 0, 0, 0))
         program = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *line) for line in code))
