@@ -49,6 +49,8 @@ LISTED = (
     Listed("disk.<disk>.latency_histogram", "disk.histogram", "LatencyHistogram", brief=True),
     Listed("pool.<pool>.", "disk.pools", "Pools", brief=True),
     Listed("cpu.cap cpu.weight cpu.burst", "host.cpu", "CpuTime", brief=True, host=True),
+    Listed("cpu.vcpus.cap", "host.vcpu_cpu", "VcpusTime", brief=True, host=True),
+    Listed("cpu.vcpu.<n>.cap", "host.vcpu_cpu", "VcpuTime", brief=True, host=True),
 )
 """In the order of the docs, and of `show`."""
 
