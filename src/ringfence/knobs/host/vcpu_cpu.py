@@ -109,7 +109,7 @@ class VcpusTime(_Caps):
     """All vCPUs together."""
 
     prefix = "cpu.vcpus"
-    rows = (TOGETHER,)
+    rows: tuple[Row, ...] = (TOGETHER,)
 
     def _without(self, reason: str) -> tuple[Part, ...]:
         return (Part("", (), State(None, Bandwidth(), reason)),)
@@ -126,7 +126,7 @@ class VcpuTime(_Caps):
     """Each vCPU; its name is its number."""
 
     prefix = "cpu.vcpu"
-    rows = (EACH,)
+    rows: tuple[Row, ...] = (EACH,)
 
     def _without(self, reason: str) -> tuple[Part, ...]:
         return ()
