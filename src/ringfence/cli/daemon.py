@@ -29,7 +29,8 @@ def daemon(
 ) -> None:
     """Keep the fences of this host true: applied when a VM appears, put right when they drift.
 
-    It stays in the foreground, for a service manager. SIGHUP has it read the files anew; when it ends, limits stay as they are.
+    It stays in the foreground, for a service manager. SIGHUP has it read the files anew; when it ends, limits stay
+    as they are.
     """
     from ringfence.control import protocol
     from ringfence.daemon.main import Daemon, Settings

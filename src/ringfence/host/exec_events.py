@@ -1,8 +1,8 @@
 """The kernel's word whenever a process starts a program: the proc connector, narrowed in the kernel to that.
 
 A library's socket (pyroute2 has one) hands over every fork, exit and thread of the host, each decoded field by
-field: a compiler running beside the VMs would keep a core busy. Here a filter of four instructions leaves the rest in
-the kernel, and what passes it is two numbers at a fixed place.
+field: a compiler running beside the VMs would keep a core busy. Here a filter of four instructions leaves the rest
+in the kernel, and what passes it is two numbers at a fixed place.
 
 Sources: linux/cn_proc.h, linux/connector.h, Documentation/driver-api/connector.rst, networking/filter.rst.
 """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, cast
 
 import pytest
@@ -68,8 +69,9 @@ class PaperOffice:
 class _Step:
     """A step of a plan that differs in nothing a person is told."""
 
-    wants: dict[str, Any] = {}
-    keys: dict[str, Any] = {}
+    def __init__(self) -> None:
+        self.wants: dict[str, Any] = {}
+        self.keys: dict[str, Any] = {}
 
 
 def fence(drift: str = "repair", *keys: str) -> Fence:
@@ -115,7 +117,7 @@ async def test_what_cannot_be_done_yet_is_tried_again_with_growing_pauses(office
         await turn(keeper)
         office.clock_s += 0.5
     tried = [when for _, when in office.applied]
-    pauses = [later - earlier for earlier, later in zip(tried, tried[1:], strict=False)]
+    pauses = [later - earlier for earlier, later in pairwise(tried)]
     assert keeper.kept["cpu"].state == keepers.WAITING
     assert pauses == sorted(pauses)
     assert pauses[-1] >= 30.0
@@ -145,7 +147,7 @@ async def test_drift_is_put_right_and_more_and_more_rarely_when_disputed(office:
         office.clock_s += 10
         await turn(keeper)
     repairs = [when for _, when in office.applied[1:]]
-    pauses = [later - earlier for earlier, later in zip(repairs, repairs[1:], strict=False)]
+    pauses = [later - earlier for earlier, later in pairwise(repairs)]
     assert len(repairs) == len(office.told)
     assert 4 <= len(repairs) <= 9
     assert pauses == sorted(pauses)

@@ -16,14 +16,10 @@ from ringfence.daemon.server import Call, Server
 from ringfence.errors import HostError, MonitorBusyError, RingfenceError, UsageError
 
 
-class Ended(Exception):
-    pass
-
-
 @pytest.fixture
 async def listening(tmp_path: Path) -> AsyncIterator[tuple[str, dict[str, Any]]]:
     """A server's socket, and what its verbs have seen."""
-    seen: dict[str, Any] = {"cancelled": 0}
+    seen: dict[str, Any] = {"cancelled": asyncio.Event()}
 
     async def echo(call: Call) -> Any:
         call.tell({"done": 1})
@@ -39,7 +35,7 @@ async def listening(tmp_path: Path) -> AsyncIterator[tuple[str, dict[str, Any]]]
         try:
             await asyncio.sleep(60)
         except asyncio.CancelledError:
-            seen["cancelled"] += 1
+            seen["cancelled"].set()
             raise
 
     server = Server(tmp_path / "sock", {"echo": echo, "busy": busy, "odd": odd, "slow": slow})
@@ -107,14 +103,13 @@ async def test_a_client_that_leaves_ends_what_it_asked_for(listening: tuple[str,
     await asyncio.sleep(0.01)
     writer.close()
     async with asyncio.timeout(5):
-        while not listening[1]["cancelled"]:
-            await asyncio.sleep(0.001)
+        await listening[1]["cancelled"].wait()
 
 
 async def test_a_second_daemon_is_refused_and_a_dead_ones_socket_taken_over(
     listening: tuple[str, Any], tmp_path: Path
 ) -> None:
-    with pytest.raises(HostError, match="listens on .* already"):
+    with pytest.raises(HostError, match=r"listens on .* already"):
         await Server(Path(listening[0]), {}).start()
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(tmp_path / "dead"))
