@@ -70,7 +70,7 @@ def test_opens_and_keeps_the_greeting(connected: Connected) -> None:
 def test_what_does_not_greet(path: Path, greeting: bytes | None, kind: type[MonitorError]) -> None:
     before = len(os.listdir("/proc/self/fd"))
     with FakeQemu(path, greeting=greeting) as qemu, pytest.raises(kind):
-        BriefSession.open(qemu.address, timeout_s=SHORT_S)
+        BriefSession.open(qemu.address, timeout_s=SHORT_S if greeting is None else LONG_S)
     assert len(os.listdir("/proc/self/fd")) == before
 
 
