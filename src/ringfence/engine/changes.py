@@ -155,6 +155,8 @@ async def plan(edges: Edges, values: Mapping[str, str | int | float | None], *, 
 
 def _in_order(steps: list[Step]) -> list[Step]:
     """Steps that make what others need first, else as the user wrote them; each as the ones before leave it."""
+    if len(steps) < 2:
+        return steps
     ordered: list[Step] = []
     for step in sorted(steps, key=lambda step: not isinstance(step.knob, Makes)):
         if isinstance(step.knob, Foresees):

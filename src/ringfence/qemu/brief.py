@@ -15,7 +15,7 @@ from collections.abc import Collection, Coroutine, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ringfence.errors import MonitorBusyError, MonitorError, MonitorProtocolError
-from ringfence.qemu import replies, sockets
+from ringfence.qemu import replies, sockets, wire
 
 if TYPE_CHECKING:
     import socket
@@ -147,10 +147,7 @@ class BriefSession:
             self._sent += 1
             name = str(self._sent)
             sent[name] = command
-            asked: dict[str, object] = {"execute": command, "id": name}
-            if arguments is not None:
-                asked["arguments"] = arguments
-            lines += json.dumps(asked, separators=(",", ":")).encode() + b"\n"
+            lines += wire.line(command, arguments, name)
         try:
             self._send(lines, deadline)
             while len(answers) < len(sent):
