@@ -7,8 +7,8 @@ Two ratios, each with its promise:
 
 One paused QEMU started by libvirt serves both: it has a second QMP socket for ringfence. The two sides take turns,
 now the one first and now the other, and what counts is the median of the ratios of neighbours: a machine that is
-slow for a while is so for both of a pair. The bare start of the same Python is given beside it. Needs root, libvirt
-and its Python binding (`scripts/benchmark` installs them). Exit status 1 when a promise is not kept.
+slow for a while is so for both of a pair. The bare start of the same Python is given beside it. Needs root,
+libvirt and its Python binding (`scripts/benchmark` installs them). Exit status 1 when a promise is not kept.
 """
 
 from __future__ import annotations

@@ -24,8 +24,7 @@ class Client(QMPClient):
         self.negotiate = False
         # The library's own listener keeps every event of the session, for ever.
         self.events.event_filter = lambda _: False
-        self._sent = 0
-        self._replies: dict[object, asyncio.Future[Message | None]] = {}
+        self._replies: dict[int, asyncio.Future[Message | None]] = {}
 
     def submit(
         self, commands: Sequence[tuple[str, Mapping[str, object] | None]]
@@ -39,17 +38,17 @@ class Client(QMPClient):
         lines: list[bytes] = []
         replies: list[asyncio.Future[Message | None]] = []
         for command, arguments in commands:
-            self._sent += 1
-            name = str(self._sent)
-            lines.append(wire.line(command, arguments, name))
-            self._replies[name] = loop.create_future()
-            replies.append(self._replies[name])
+            number = wire.free(self._replies)
+            lines.append(wire.line(command, arguments, number))
+            self._replies[number] = loop.create_future()
+            replies.append(self._replies[number])
         assert self._writer is not None  # as in the library: it is there while the client runs
         self._writer.write(b"".join(lines))
         return replies
 
     async def _on_message(self, msg: Message) -> None:
-        reply = self._replies.pop(msg.get("id"), None)
+        number = msg.get("id")
+        reply = self._replies.pop(number, None) if isinstance(number, int) else None
         if reply is None:
             await super()._on_message(msg)
         elif not reply.done():

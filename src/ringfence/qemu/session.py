@@ -120,12 +120,14 @@ class Session:
         if not commands:
             return []
         awaited = await self._submit(commands)
-        _, late = await asyncio.wait(awaited, timeout=timeout_s)
-        sent = [(command, reply) for (command, _), reply in zip(commands, awaited, strict=True)]
-        for command, reply in sent:
-            if reply in late:
-                raise replies.late(self.address, command, timeout_s)
-        return [await self._value(command, reply.result()) for command, reply in sent]
+        names = [command for command, _ in commands]
+        try:
+            async with asyncio.timeout(timeout_s):
+                messages = [await reply for reply in awaited]
+        except TimeoutError:
+            late = next(name for name, reply in zip(names, awaited, strict=True) if _unanswered(reply))
+            raise replies.late(self.address, late, timeout_s) from None
+        return [await self._value(name, message) for name, message in zip(names, messages, strict=True)]
 
     async def hmp(self, line: str, *, timeout_s: float = 10.0) -> str:
         """Execute a line of the human monitor; gives its text, each line ended by a newline.
@@ -242,3 +244,7 @@ class Session:
             if self._socket is not None:
                 self._socket.close()
         return None
+
+
+def _unanswered(reply: asyncio.Future[Message | None]) -> bool:
+    return reply.cancelled() or not reply.done()
