@@ -20,10 +20,10 @@ def register(app: typer.Typer) -> None:
 def set_(
     words: Annotated[
         list[str],
-        typer.Argument(metavar="VM KEY=VALUE...", help=target.VM_HELP, autocompletion=completion.set_words),
+        typer.Argument(metavar="VM KEY=VALUE...", help=target.TENANT_HELP, autocompletion=completion.set_words),
     ],
     qmp: Annotated[str | None, typer.Option("--qmp", help=target.QMP_HELP)] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="print the exact QMP, change nothing")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="print what would be sent, change nothing")] = False,
     timeout: Annotated[str, typer.Option("--timeout", help="how long a guest may take for one key")] = "60s",
     force: Annotated[bool, typer.Option("--force", help="also what would hurt the guest itself")] = False,
     output: Annotated[Format, typer.Option("-o", "--output", help="how to print")] = Format.TABLE,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ringfence import units
@@ -13,7 +13,7 @@ from ringfence.errors import InterruptError, UsageError
 
 if TYPE_CHECKING:
     from ringfence.core.knob import Row, Value
-    from ringfence.core.model import Vm
+    from ringfence.core.model import Tenant
     from ringfence.engine.api import OpenVm
     from ringfence.engine.changes import Result, Step
 
@@ -35,7 +35,7 @@ def change(
         raise UsageError(f"{selector!r} stands where the VM belongs", hint=f"ringfence set VM {selector}")
     values = _parse_pairs(pairs)
     wanted = _Change(values, target.timeout(timeout), force, target.deadlines(timeout, at_most=True))
-    vm = target.find(selector, qmp)
+    vm = target.find_tenant(selector, qmp)
     if dry_run:
         _print_plan(wanted.run(vm, wanted.plan), output)
         return 0
@@ -73,15 +73,14 @@ class _Change:
         self._limits = limits
         self._begun = False
 
-    def run(self, vm: Vm, work: Callable[[OpenVm], Coroutine[Any, Any, T]]) -> T:
+    def run(self, vm: Tenant, work: Callable[[OpenVm], Coroutine[Any, Any, T]]) -> T:
         """What is done to the open VM: without an event loop where that can be, as loading one takes so long.
 
         :raise KeyboardInterrupt: also for what cancels the work.
         """
-        from ringfence.engine.api import open_vm, open_vm_briefly
-        from ringfence.knobs.registry import are_brief
+        from ringfence.engine.api import open_briefly, open_tenant
 
-        opened = open_vm_briefly(vm, **self._limits) if are_brief(self._values) else None
+        opened = open_briefly(vm, self._values, **self._limits)
         if opened is not None:
             from ringfence.qemu.brief import finish
 
@@ -89,7 +88,7 @@ class _Change:
         import asyncio
 
         async def open_and_work() -> T:
-            return await work(await open_vm(vm, **self._limits))
+            return await work(open_tenant(vm, **self._limits))
 
         try:
             return asyncio.run(open_and_work())
@@ -122,9 +121,20 @@ class _Change:
         )
 
 
-def _print_plan(steps: Sequence[Step], output: Format) -> None:
+def _request(wire: Mapping[str, object]) -> str:
+    """A request for people: what is asked of the kernel's files as a shell would do it."""
     import json
+    import shlex
 
+    for name in ("mkdir", "rmdir"):
+        if name in wire:
+            return f"{name} {shlex.quote(str(wire[name]))}"
+    if "write" in wire:
+        return f"echo {shlex.quote(str(wire['text']).strip())} > {shlex.quote(str(wire['write']))}"
+    return json.dumps(wire)
+
+
+def _print_plan(steps: Sequence[Step], output: Format) -> None:
     data = [
         {
             "part": step.part.name,
@@ -136,12 +146,15 @@ def _print_plan(steps: Sequence[Step], output: Format) -> None:
     ]
 
     def render() -> None:
+        said: set[str] = set()  # several limits may need the same group
         for step in steps:
             requests = step.requests()
             if not requests:
                 line(f"# {', '.join(k.text for k in step.keys.values())}: already so")
-            for request in requests:
-                line(json.dumps(request.wire()))
+            for text in map(_request, (request.wire() for request in requests)):
+                if text not in said or text.startswith("{"):
+                    line(text)
+                said.add(text)
             for text in step.notes():
                 note(f"  {', '.join(k.text for k in step.keys.values())}: {text}")
 

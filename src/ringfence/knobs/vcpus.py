@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from ringfence import units
 from ringfence.core.answers import entries, fields, number, text
-from ringfence.core.knob import Advice, Observation, Outcome, Part, Row, Verdict, Wants
+from ringfence.core.knob import ONLY_VMS, Advice, Observation, Outcome, Part, Row, Verdict, Wants
 from ringfence.core.requests import Agent, Clock, Progress, Qmp, Steps, Wait
 from ringfence.errors import MonitorRefusedError, RingfenceError, TenantError, UsageError
 from ringfence.knobs import guest_cpus
@@ -114,6 +114,7 @@ class Vcpus:
     """See the module."""
 
     prefix = "vcpus"
+    tenants = ONLY_VMS
     rows: tuple[Row, ...] = ROWS
     events: tuple[str, ...] = ("ACPI_DEVICE_OST", "DEVICE_DELETED", "DEVICE_UNPLUG_GUEST_ERROR")
 
@@ -175,6 +176,12 @@ class Vcpus:
         danger = state.plug_danger if want > state.plugged else state.unplug_danger if want < state.plugged else ""
         if danger and not force:
             raise TenantError(f"vcpus={want}: {danger}", hint="--force does it all the same")
+
+    def in_step(self, part: Part, wants: Wants) -> bool:
+        """Whether there are as many, all online where that is known, and none on its way out."""
+        state: State = part.state
+        want = int(wants[""] or 0)
+        return state.plugged == want and state.online in (None, want) and not state.pending
 
     def changes(self, part: Part, wants: Wants) -> list[Qmp | Agent]:
         """One device_add or device_del for each CPU; what brings them online depends on the guest."""
