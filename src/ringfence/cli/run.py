@@ -34,6 +34,9 @@ def run(
     machine: Annotated[str, typer.Option(help="q35 or pc.")] = "q35",
     accel: Annotated[str, typer.Option(help="auto, kvm, tcg, or any value for QEMU's -accel.")] = "auto",
     qemu: Annotated[str, typer.Option(help="The QEMU program.", show_default="the one installed")] = "",
+    group: Annotated[
+        bool, typer.Option(help="Start it in a cgroup of its own, so that limits hold from the start.")
+    ] = True,
     only_print: Annotated[bool, typer.Option("--print", help="Print the command line instead.")] = False,
     extra: Annotated[
         list[str] | None,
@@ -81,7 +84,22 @@ def run(
     note(
         f"QMP at {options.files.qmp}; its console: ringfence monitor {name} 'ringbuf_read {launch.CONSOLE} 65536'"
     )
+    if group:
+        _enter_group(name)
     _become(line)
+
+
+def _enter_group(name: str) -> None:
+    """Without rights to it the VM runs all the same, among the others."""
+    from ringfence.errors import HostError
+    from ringfence.host import inside
+
+    try:
+        trouble = inside.enter(name)
+    except HostError as error:
+        trouble = error.message
+    if trouble:
+        note(f"it has no group of its own yet ({trouble}): memory.limit would not count what it uses until then")
 
 
 def _files(name: str) -> Files:

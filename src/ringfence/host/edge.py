@@ -77,15 +77,22 @@ class HostEdge:
 
         await systemd.call(request)
         if request.method == "StartTransientUnit":
-            for _ in range(_START_POLLS):
-                if f"/{request.unit}" in files.text(f"{self.root}/proc/{self.pid}/cgroup"):
-                    return
-                time.sleep(_START_POLL_S)  # noqa: ASYNC251 - systemd has answered: it is a matter of a millisecond
-            raise HostError(
-                f"systemd has started {request.unit}, and not moved process {self.pid} into it",
-                path=request.unit,
-                hint=f"`systemctl status {request.unit}` may tell why",
-            )
+            self.wait_for_unit(request.unit)
+
+    def wait_for_unit(self, unit: str) -> None:
+        """Until a unit that systemd has answered for has the tenant in it: a matter of milliseconds.
+
+        :raise HostError: that did not come.
+        """
+        for _ in range(_START_POLLS):
+            if f"/{unit}" in files.text(f"{self.root}/proc/{self.pid}/cgroup"):
+                return
+            time.sleep(_START_POLL_S)
+        raise HostError(
+            f"systemd has started {unit}, and not moved process {self.pid} into it",
+            path=unit,
+            hint=f"`systemctl status {unit}` may tell why",
+        )
 
     def answer_now(self, request: Any) -> Any:
         """As `answer`, for a request that needs no waiting: one to the kernel's files.
