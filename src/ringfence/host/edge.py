@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ringfence.core import host_requests as ask
-from ringfence.core.host import Placement, Task
+from ringfence.core.host import BlockDevice, Placement, Task
 from ringfence.core.model import Container, Tenant
 from ringfence.errors import HostError
-from ringfence.host import files, placement, threads
+from ringfence.host import devices, files, placement, threads
 from ringfence.host.hierarchies import Hierarchy, paths_of
 from ringfence.host.hierarchies import mounted as hierarchies_of
 
@@ -45,6 +45,7 @@ class HostEdge:
             ask.RemoveDir: self._remove,
             ask.ReadLink: self._link,
             ask.DeviceOf: self._device,
+            ask.BlockDevices: lambda _: devices.every_device(self.root),
             ask.Tasks: lambda request: self.tasks(request.controller),
             ask.Placement: lambda _: self.placement(),
             ask.GetAffinity: self._get_affinity,
@@ -176,9 +177,7 @@ class HostEdge:
         path = self._at(request.path)
         return os.path.realpath(path)[len(self.root) :] if os.path.exists(path) else None
 
-    def _device(self, request: ask.DeviceOf) -> str | None:
-        from ringfence.host import devices
-
+    def _device(self, request: ask.DeviceOf) -> BlockDevice | None:
         return devices.device_of(self.root, self._at(request.path))
 
     def _get_affinity(self, request: ask.GetAffinity) -> frozenset[int]:
