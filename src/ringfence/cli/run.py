@@ -59,14 +59,15 @@ def run(
     qemu = qemu or launch.installed_qemu()
     memory_bytes = units.parse(units.BYTES, memory)
     virtio_mem_bytes = units.parse(units.BYTES, virtio_mem) if virtio_mem else 0
-    roomy_bytes = max(4 * memory_bytes, memory_bytes + virtio_mem_bytes)
     backend = launch.object_properties(qemu, launch.RAM_BACKEND) if virtio_mem_bytes else ()
     chosen = accelerators.choose(qemu, accel)
     options = launch.VmOptions(
         name=name,
         files=_files(name),
         memory_bytes=memory_bytes,
-        memory_max_bytes=units.parse(units.BYTES, max_memory) if max_memory else roomy_bytes,
+        memory_max_bytes=units.parse(units.BYTES, max_memory)
+        if max_memory
+        else _roomy(memory_bytes, virtio_mem_bytes),
         virtio_mem_bytes=virtio_mem_bytes,
         qemu=qemu,
         machine=machine,
@@ -80,13 +81,22 @@ def run(
     if only_print:
         sys.stdout.write(shlex.join(line) + "\n")
         return
-    note(f"{name} under {chosen.name} ({chosen.reason})")
-    note(
-        f"QMP at {options.files.qmp}; its console: ringfence monitor {name} 'ringbuf_read {launch.CONSOLE} 65536'"
-    )
+    _tell(name, options.files, f"{chosen.name} ({chosen.reason})")
     if group:
         _enter_group(name)
     _become(line)
+
+
+def _roomy(memory_bytes: int, virtio_mem_bytes: int) -> int:
+    """The most that the VM may come to when nobody says."""
+    return max(4 * memory_bytes, memory_bytes + virtio_mem_bytes)
+
+
+def _tell(name: str, files: Files, accelerator: str) -> None:
+    from ringfence.qemu.launch import CONSOLE
+
+    note(f"{name} under {accelerator}")
+    note(f"QMP at {files.qmp}; its console: ringfence monitor {name} 'ringbuf_read {CONSOLE} 65536'")
 
 
 def _enter_group(name: str) -> None:
