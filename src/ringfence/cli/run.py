@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from ringfence.cli.output import line as say
 from ringfence.cli.output import note
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def run(
     accel: Annotated[str, typer.Option(help="auto, kvm, tcg, or any value for QEMU's -accel.")] = "auto",
     qemu: Annotated[str, typer.Option(help="The QEMU program.", show_default="the one installed")] = "",
     group: Annotated[
-        bool, typer.Option(help="Start it in a cgroup of its own, so that limits hold from the start.")
+        bool, typer.Option(help="Start it in a cgroup of its own: limits hold from the start.")
     ] = True,
     only_print: Annotated[bool, typer.Option("--print", help="Print the command line instead.")] = False,
     extra: Annotated[
@@ -49,7 +50,6 @@ def run(
     """
     import os
     import shlex
-    import sys
 
     from ringfence import units
     from ringfence.qemu import accel as accelerators
@@ -65,9 +65,7 @@ def run(
         name=name,
         files=_files(name),
         memory_bytes=memory_bytes,
-        memory_max_bytes=units.parse(units.BYTES, max_memory)
-        if max_memory
-        else _roomy(memory_bytes, virtio_mem_bytes),
+        memory_max_bytes=_most(max_memory, memory_bytes, virtio_mem_bytes),
         virtio_mem_bytes=virtio_mem_bytes,
         qemu=qemu,
         machine=machine,
@@ -79,16 +77,18 @@ def run(
     )
     line = launch.command_line(options, launch.device_properties(qemu, launch.BALLOON), backend)
     if only_print:
-        sys.stdout.write(shlex.join(line) + "\n")
+        say(shlex.join(line))
         return
     _tell(name, options.files, f"{chosen.name} ({chosen.reason})")
-    if group:
-        _enter_group(name)
-    _become(line)
+    _become(line, group=name if group else "")
 
 
-def _roomy(memory_bytes: int, virtio_mem_bytes: int) -> int:
-    """The most that the VM may come to when nobody says."""
+def _most(asked: str | None, memory_bytes: int, virtio_mem_bytes: int) -> int:
+    """The most that the VM's memory may come to; when nobody says, with room to grow."""
+    from ringfence import units
+
+    if asked:
+        return units.parse(units.BYTES, asked)
     return max(4 * memory_bytes, memory_bytes + virtio_mem_bytes)
 
 
@@ -130,13 +130,15 @@ def _files(name: str) -> Files:
     return files
 
 
-def _become(line: list[str]) -> NoReturn:
+def _become(line: list[str], *, group: str) -> NoReturn:
     import os
     import signal
     import sys
 
     from ringfence.qemu.launch import missing_qemu
 
+    if group:
+        _enter_group(group)
     sys.stdout.flush()
     sys.stderr.flush()
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it, and that would be inherited
