@@ -147,7 +147,7 @@ async def plan(
         try:
             key = registry.parse_key(text)
             if kind not in key.knob.tenants:
-                raise UsageError(f"{text} is not for a {kind}", hint="`ringfence show` lists the keys it has")
+                raise _not_for(text, kind)
             wanted.append((key, registry.parse_value(key, value)))
         except UsageError as error:
             problems.append(error)
@@ -217,6 +217,16 @@ async def observe_all(edges: Edges, knobs: Iterable[Knob]) -> dict[Knob, tuple[P
     :raise MonitorError: QEMU went away, does not answer, or answers what cannot be read. Nothing was changed.
     """
     return {knob: await _observe(edges, knob) for knob in dict.fromkeys(knobs)}
+
+
+def _not_for(key: str, kind: str) -> UsageError:
+    first, _, leaf = key.rpartition(".")
+    hint = (
+        f"at the host's device: {first}.host.{leaf}"
+        if key.startswith("disk.")
+        else "`ringfence show` lists its keys"
+    )
+    return UsageError(f"{key} is not for a {kind}", hint=hint)
 
 
 def _in_order(steps: list[Step]) -> list[Step]:
