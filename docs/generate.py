@@ -17,6 +17,8 @@ _UNITS = {
     "iops": "`100`, `2k`",
     "count": "`4`",
     "s": "`10s`",
+    "us": "`500us`, `10ms`, microseconds",
+    "percent": "`50%`, `150`, `1.5cpus`",
     "name": "a name",
     "on/off": "`on`, `off`",
 }

@@ -5,7 +5,8 @@ One rule for prefixes, said once:
 * `KiB MiB GiB TiB` and the bare letters `K M G T` are powers of 1024, as in QEMU's and docker's options;
 * `kB MB GB TB` are powers of 1000;
 * bit rates (`kbit Mbit Gbit`) are powers of 1000, as in tc(8);
-* a bare number is the base unit: bytes, bytes/s, bits/s, requests/s, seconds.
+* percent are of one CPU where CPU time is meant: `150%` is one and a half, and so is `1.5cpus`;
+* a bare number is the base unit: bytes, bytes/s, bits/s, requests/s, seconds, microseconds, percent.
 
 Values are plain integers in the base unit, except durations, which are float seconds.
 """
@@ -23,6 +24,8 @@ BITS_PER_S = "bits/s"
 IOPS = "iops"
 COUNT = "count"
 SECONDS = "s"
+MICROSECONDS = "us"
+PERCENT = "percent"
 NAME = "name"
 SWITCH = "on/off"
 
@@ -39,6 +42,8 @@ _EXAMPLES = {
     IOPS: "100, 2k or 500/s",
     COUNT: "a whole number such as 4",
     SECONDS: "10s, 500ms, 2min or a number of seconds",
+    MICROSECONDS: "500us, 10ms, 1s or a number of microseconds",
+    PERCENT: "50%, 150 or 1.5cpus",
 }
 
 _NAMES = {
@@ -48,9 +53,11 @@ _NAMES = {
     IOPS: "requests per second",
     COUNT: "a number",
     SECONDS: "a duration",
+    MICROSECONDS: "a duration",
+    PERCENT: "a percentage",
 }
 
-_NUMBER = re.compile(r"([+-]?)([0-9]{0,30})(?:\.([0-9]{0,30}))?\s*([A-Za-z/]*)")
+_NUMBER = re.compile(r"([+-]?)([0-9]{0,30})(?:\.([0-9]{0,30}))?\s*([A-Za-z/%]*)")
 
 
 class _Quantity(NamedTuple):
@@ -100,6 +107,21 @@ def _iops(suffix: str) -> int | None:
     return _DECIMAL.get(suffix.removesuffix("/s").removesuffix("iops"))
 
 
+def _count(suffix: str) -> int | None:
+    return None if suffix else 1
+
+
+def _percent(suffix: str) -> int | None:
+    return {"": 1, "%": 1, "cpu": 100, "cpus": 100}.get(suffix)
+
+
+def _microseconds(suffix: str) -> int | None:
+    return {"": 1, "us": 1, "ms": 10**3, "s": 10**6}.get(suffix)
+
+
+_WHOLE = {IOPS: _iops, COUNT: _count, PERCENT: _percent, MICROSECONDS: _microseconds}
+
+
 def _factor(kind: str, suffix: str) -> tuple[int, int] | None:
     """What one `suffix` is in the base unit of `kind`, as a fraction; None when it is no unit of it."""
     low = suffix.lower()
@@ -109,7 +131,7 @@ def _factor(kind: str, suffix: str) -> tuple[int, int] | None:
     if kind == BITS_PER_S:
         bits = _rate_bits(low) if low.endswith(("/s", "bit", "bitps")) else None if low else 1
         return None if bits is None else (bits, 1)
-    whole = _iops(low) if kind == IOPS else 1 if not low else None
+    whole = _WHOLE[kind](low)
     return None if whole is None else (whole, 1)
 
 
@@ -134,7 +156,7 @@ def parse_seconds(text: str) -> float:
 
 
 def parse(kind: str, text: str) -> int:
-    """Read `text` as a whole number of the base unit of `kind`: bytes, bytes/s, IOPS or a count.
+    """Read `text` as a whole number of the base unit of `kind`.
 
     Bytes are rounded down to a whole one, so that `1.1GiB` is a size; requests and counts must be whole.
     `unlimited` and its like are not read here: whether a knob can be lifted is the knob's to say.
@@ -148,7 +170,7 @@ def parse(kind: str, text: str) -> int:
     if factor is None:
         raise UsageError(f"unknown unit {suffix!r} in {text!r}", hint=f"write {_EXAMPLES[kind]}")
     value, rest = divmod(numerator * factor[0], denominator * factor[1])
-    if rest and (kind in (IOPS, COUNT) or not value):
+    if rest and (kind in _WHOLE or not value):
         raise UsageError(f"{text!r} comes to no whole number", hint=f"write {_EXAMPLES[kind]}")
     return value
 
@@ -201,4 +223,8 @@ def format_value(kind: str, value: int | float | str) -> str:
         return format_bits_per_s(int(value))
     if kind == SECONDS:
         return format_seconds(value)
+    if kind == MICROSECONDS:
+        return format_seconds(value / 1e6)
+    if kind == PERCENT:
+        return f"{value:g}%"
     return f"{value:g}" if isinstance(value, float) else str(value)

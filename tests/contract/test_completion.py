@@ -120,7 +120,7 @@ def test_no_runtime_directory_is_no_error(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_keys_without_a_vm() -> None:
-    assert bash("set", "no-such-vm", "") == ["memory.target=", "vcpus="]
+    assert bash("set", "no-such-vm", "") == ["memory.target=", "vcpus=", "cpu.cap=", "cpu.weight="]
     assert bash("set", "no-such-vm", "memory") == ["memory.target="]
     assert bash("set", "no-such-vm", "memory.") == ["memory.target=", "memory.target.via=", "memory.ramp="]
     assert bash("set", "no-such-vm", "memory.target.via=v") == ["memory.target.via=virtio-mem"]
@@ -151,4 +151,5 @@ def test_bash_makes_words_of_key_equals_and_value(vm: Callable[..., None]) -> No
 
 
 def test_a_key_is_offered_once() -> None:
-    assert fish("set no-such-vm vcpus=2 ") == ["memory.target=\t" + fish("set no-such-vm m")[0].split("\t")[1]]
+    assert fish("set no-such-vm vcpus=2 ")[0] == "memory.target=\t" + fish("set no-such-vm m")[0].split("\t")[1]
+    assert [line for line in fish("set no-such-vm vcpus=2 ") if line.startswith("vcpus")] == []

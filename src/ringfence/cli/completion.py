@@ -93,6 +93,8 @@ def _keys(vm: Vm | None, incomplete: str) -> Iterator[tuple[str, str]]:
         kind = row.key.partition(".")[0]
         slot = f"<{kind}>"
         if slot not in row.key:
+            if "<" in row.key:
+                continue
             if row.main or "." in incomplete:
                 yield row.key, row.help
         elif row.main or kind == named:

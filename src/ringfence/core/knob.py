@@ -1,7 +1,7 @@
 """The knob contract.
 
-A knob is one resource that can be read and changed on a running VM. It is a module of plain generators and pure
-functions gathered in one object with the shape of `Knob`. Its life:
+A knob is one resource that can be read and changed on a running VM or container. It is a module of plain
+generators and pure functions gathered in one object with the shape of `Knob`. Its life:
 
     observe   steps that only read; one `Part` for each instance (one per disk, one for the memory, ...)
     check     pure: is this wanted value possible? raises UsageError or TenantError, before anything is changed
@@ -15,10 +15,13 @@ from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
-from ringfence.core.requests import Agent, Qmp, Steps
+from ringfence.core.requests import Change, Steps
 from ringfence.errors import TenantError
 
 Value: TypeAlias = int | str
+
+VM, CONTAINER = "vm", "container"
+ONLY_VMS, EVERY_TENANT = frozenset({VM}), frozenset({VM, CONTAINER})
 
 
 class Verdict(StrEnum):
@@ -138,6 +141,8 @@ class Knob(Protocol):
     """The shape of a knob; `ringfence.knobs.registry` lists them all."""
 
     prefix: str
+    tenants: frozenset[str]
+    """Kinds of tenants that it concerns, `VM`, `CONTAINER`."""
     rows: tuple[Row, ...]
     events: tuple[str, ...]
     """QEMU's events that `apply` waits for; the driver listens from before its first request."""
@@ -151,7 +156,7 @@ class Knob(Protocol):
     def check(self, part: Part, wants: Wants, *, force: bool) -> None:
         """Raise UsageError or TenantError when `wants` cannot be; `force` skips what protects the guest only."""
 
-    def changes(self, part: Part, wants: Wants) -> list[Qmp | Agent]:
+    def changes(self, part: Part, wants: Wants) -> Sequence[Change]:
         """The requests that `apply` sends to change the VM; empty when it already is as wanted."""
 
     def apply(self, part: Part, wants: Wants, *, timeout_s: float, force: bool) -> Steps[Outcome]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from ringfence.core.knob import Foresees, Knob, Makes, Observation, Outcome, Part, Row, Value, Verdict, Wants
-from ringfence.core.requests import Agent, Qmp
+from ringfence.core.knob import VM, Foresees, Knob, Makes, Observation, Outcome, Part, Row, Value, Verdict, Wants
+from ringfence.core.requests import Change
 from ringfence.engine.driver import Edges, ProgressCallback, no_progress, observe, run
 from ringfence.errors import (
     InterruptError,
@@ -57,7 +57,7 @@ class Step(NamedTuple):
     wants: Wants
     keys: Mapping[str, registry.Key]
 
-    def requests(self) -> list[Qmp | Agent]:
+    def requests(self) -> Sequence[Change]:
         """Exactly what would be sent to change the VM."""
         return self.knob.changes(self.part, self.wants)
 
@@ -106,11 +106,15 @@ _EXIT_CODES = {
     Verdict.NOT_ATTEMPTED: 4,
 }
 _PARTLY = _EXIT_CODES[Verdict.PARTIAL]
-_REFUSER_CODES = {"QEMU": 4, "ringfence": 2, "guest": 6}
+_REFUSER_CODES = {"QEMU": 4, "ringfence": 2, "guest": 6, "kernel": 5, "systemd": 5}
 
 
-async def plan(edges: Edges, values: Mapping[str, str | int | float | None], *, force: bool = False) -> list[Step]:
+async def plan(
+    edges: Edges, values: Mapping[str, str | int | float | None], *, force: bool = False, kind: str = VM
+) -> list[Step]:
     """Read what the values concern and check all of them. Changes nothing.
+
+    :param kind: of tenant: a knob that does not concern it is refused.
 
     :param values: key to a value as a user writes it, a number in the key's base unit, or None for unlimited.
     :raise UsageError: an unknown key or instance, a bad or impossible value; tells of every such one.
@@ -121,6 +125,8 @@ async def plan(edges: Edges, values: Mapping[str, str | int | float | None], *, 
     for text, value in values.items():
         try:
             key = registry.parse_key(text)
+            if kind not in key.knob.tenants:
+                raise UsageError(f"{text} is not for a {kind}", hint="`ringfence show` lists the keys it has")
             wanted.append((key, registry.parse_value(key, value)))
         except UsageError as error:
             problems.append(error)

@@ -6,13 +6,13 @@ which the kernel lifts when its holder dies. Changes of different kinds do not w
 
 from __future__ import annotations
 
-import asyncio
 import fcntl
 import os
 import time
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 
+from ringfence.engine.driver import Pause, sleep
 from ringfence.errors import MonitorBusyError
 from ringfence.qemu.paths import private_dir, runtime_dir
 
@@ -21,10 +21,11 @@ _POLL_S = 0.01
 
 
 @asynccontextmanager
-async def turn(vm: str, kinds: Collection[str]) -> AsyncIterator[None]:
+async def turn(vm: str, kinds: Collection[str], *, pause: Pause = sleep) -> AsyncIterator[None]:
     """Wait for, and hold, the turn to change these kinds of knobs (`disk`, `memory`, ...) of a VM.
 
     :param vm: what tells the VM apart on this host, such as its pid.
+    :param pause: how to wait.
     :raise MonitorBusyError: another ringfence has held one of them for five seconds. Nothing is held then.
     :raise HostError: there is no private directory for the lock's file.
     """
@@ -33,14 +34,14 @@ async def turn(vm: str, kinds: Collection[str]) -> AsyncIterator[None]:
     try:
         for kind in sorted(set(kinds)):
             held.append(os.open(folder / f"{vm}.{kind}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-            await _lock(held[-1], kind)
+            await _lock(held[-1], kind, pause)
         yield
     finally:
         for fd in held:
             os.close(fd)
 
 
-async def _lock(fd: int, kind: str) -> None:
+async def _lock(fd: int, kind: str, pause: Pause) -> None:
     deadline = time.monotonic() + _PATIENCE_S
     while True:
         try:
@@ -51,4 +52,4 @@ async def _lock(fd: int, kind: str) -> None:
                     f"another ringfence is changing the {kind} limits of this VM",
                     hint="wait for it to end, and set them again",
                 ) from None
-        await asyncio.sleep(_POLL_S)
+        await pause(_POLL_S)

@@ -6,6 +6,7 @@ would else go into the modules of knobs that it has nothing to do with.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cache, lru_cache
 from importlib import import_module
 from typing import NamedTuple
@@ -20,11 +21,15 @@ class Listed(NamedTuple):
 
     :param stems: what its keys are, or begin with, blanks in between; `<...>` is any name.
     :param module: below `ringfence.knobs`; `name` the knob's class there.
+    :param brief: its steps await no event and ask no guest, so that a command can do without an event loop.
+    :param host: it asks the host, and QEMU only for what it can do without.
     """
 
     stems: str
     module: str
     name: str
+    brief: bool = False
+    host: bool = False
 
     def may_have(self, text: str) -> bool:
         """Whether a key may be one of this knob's; some are not."""
@@ -35,11 +40,16 @@ LISTED = (
     Listed("memory.", "memory", "MemoryTarget"),
     Listed("vcpus", "vcpus", "Vcpus"),
     Listed(
-        "disk.<disk>.iops disk.<disk>.bps disk.<disk>.io_size disk.<disk>.group", "disk.throttle", "DiskThrottle"
+        "disk.<disk>.iops disk.<disk>.bps disk.<disk>.io_size disk.<disk>.group",
+        "disk.throttle",
+        "DiskThrottle",
+        brief=True,
     ),
-    Listed("disk.<disk>.pool", "disk.membership", "PoolMembership"),
-    Listed("disk.<disk>.latency_histogram", "disk.histogram", "LatencyHistogram"),
-    Listed("pool.<pool>.", "disk.pools", "Pools"),
+    Listed("disk.<disk>.pool", "disk.membership", "PoolMembership", brief=True),
+    Listed("disk.<disk>.latency_histogram", "disk.histogram", "LatencyHistogram", brief=True),
+    Listed("pool.<pool>.", "disk.pools", "Pools", brief=True),
+    Listed("cpu.cap cpu.weight cpu.burst", "host.cpu", "CpuTime", brief=True, host=True),
+    Listed("net.<if>.egress net.<if>.ingress", "net.knob", "NetShaping", host=True),
 )
 """In the order of the docs, and of `show`."""
 
@@ -64,6 +74,16 @@ class Key(NamedTuple):
     instance: str
     leaf: str
     row: Row
+
+
+def are_brief(keys: Iterable[str]) -> bool:
+    """Whether whatever knobs these keys may belong to are all `brief`. Imports none of them."""
+    return all(listed.brief for key in keys for listed in LISTED if listed.may_have(key))
+
+
+def are_the_hosts(keys: Iterable[str]) -> bool:
+    """Whether whatever knobs these keys may belong to are all `host`: no monitor has to be open for them."""
+    return all(listed.host for key in keys for listed in LISTED if listed.may_have(key))
 
 
 def rows() -> tuple[Row, ...]:

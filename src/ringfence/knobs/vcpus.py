@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from ringfence import units
 from ringfence.core.answers import entries, fields, number, text
-from ringfence.core.knob import Advice, Observation, Outcome, Part, Row, Verdict, Wants
+from ringfence.core.knob import ONLY_VMS, Advice, Observation, Outcome, Part, Row, Verdict, Wants
 from ringfence.core.requests import Agent, Clock, Progress, Qmp, Steps, Wait
 from ringfence.errors import MonitorRefusedError, RingfenceError, TenantError, UsageError
 from ringfence.knobs import guest_cpus
@@ -114,6 +114,7 @@ class Vcpus:
     """See the module."""
 
     prefix = "vcpus"
+    tenants = ONLY_VMS
     rows: tuple[Row, ...] = ROWS
     events: tuple[str, ...] = ("ACPI_DEVICE_OST", "DEVICE_DELETED", "DEVICE_UNPLUG_GUEST_ERROR")
 

@@ -16,12 +16,9 @@ from qemu.qmp.message import DeserializationError
 from ringfence.errors import (
     MonitorBusyError,
     MonitorError,
-    MonitorGoneError,
     MonitorProtocolError,
-    MonitorRefusedError,
-    MonitorTimeoutError,
 )
-from ringfence.qemu import sockets
+from ringfence.qemu import replies, sockets
 from ringfence.qemu.client import Client
 from ringfence.qemu.events import Listener
 from ringfence.qemu.hmp_text import check_line, unix_lines
@@ -36,7 +33,6 @@ if TYPE_CHECKING:
 __all__ = ["Listener", "Session"]
 
 _CLOSE_S = 1.0  # a local socket closes in well under a millisecond; past this QEMU no longer reads
-_IN_DOUBT = "The command may have taken effect, or may still do so."
 
 
 class Session:
@@ -110,7 +106,7 @@ class Session:
             async with asyncio.timeout(timeout_s):
                 message = await reply
         except TimeoutError:
-            raise self._late(command, timeout_s) from None
+            raise replies.late(self.address, command, timeout_s) from None
         return await self._value(command, message)
 
     async def execute_all(
@@ -123,12 +119,12 @@ class Session:
         """
         if not commands:
             return []
-        replies = [await self._submit(command, arguments) for command, arguments in commands]
-        _, late = await asyncio.wait(replies, timeout=timeout_s)
-        sent = [(command, reply) for (command, _), reply in zip(commands, replies, strict=True)]
+        awaited = [await self._submit(command, arguments) for command, arguments in commands]
+        _, late = await asyncio.wait(awaited, timeout=timeout_s)
+        sent = [(command, reply) for (command, _), reply in zip(commands, awaited, strict=True)]
         for command, reply in sent:
             if reply in late:
-                raise self._late(command, timeout_s)
+                raise replies.late(self.address, command, timeout_s)
         return [await self._value(command, reply.result()) for command, reply in sent]
 
     async def hmp(self, line: str, *, timeout_s: float = 10.0) -> str:
@@ -184,7 +180,7 @@ class Session:
 
     def _late_connect(self, timeout_s: float) -> MonitorError:
         if self._client.greeting is not None:
-            return self._late("qmp_capabilities", timeout_s)
+            return replies.late(self.address, "qmp_capabilities", timeout_s)
         if self._socket is not None:
             return MonitorBusyError(
                 f"{self.address}: connected, but not greeted within {timeout_s:g} s: "
@@ -202,31 +198,21 @@ class Session:
 
     async def _value(self, command: str, message: Message | None) -> Any:
         if message is None:
-            raise self._ended(await self._release(), state=_IN_DOUBT)
-        if "return" in message:
-            return message["return"]
-        error = message.get("error")
-        if not isinstance(error, dict) or not {"class", "desc"} <= error.keys():
+            raise self._ended(await self._release(), state=replies.IN_DOUBT)
+        try:
+            return replies.value(self.address, command, message)
+        except MonitorProtocolError:
             await self._release()
-            raise MonitorProtocolError(f"{self.address}: the answer to {command} is not QMP", state=_IN_DOUBT)
-        raise MonitorRefusedError(f"QEMU refused {command}: {error['desc']}", error_class=error["class"])
-
-    def _late(self, command: str, timeout_s: float) -> MonitorTimeoutError:
-        return MonitorTimeoutError(
-            f"{self.address}: no answer to {command} within {timeout_s:g} s",
-            hint="QEMU may be busy or stopped; ask again, or allow more time.",
-            state=_IN_DOUBT,
-        )
+            raise
 
     def _ended(self, cause: Exception | None, *, state: str = "") -> MonitorError:
         """What to raise for a session that `cause` has ended, None if `close` has."""
         root = getattr(cause, "exc", cause)  # the library wraps errors of the greeting
         if root is None:
-            return MonitorGoneError(f"{self.address}: the session is closed", hint="Open it again.", state=state)
+            return replies.left(self.address, state)
         truncated = isinstance(root, DeserializationError) and not root.raw.endswith(b"\n")
         if truncated or isinstance(root, EOFError | OSError):
-            message = f"{self.address}: QEMU closed the connection"
-            return MonitorGoneError(message, hint=sockets.GONE_HINT, state=state)
+            return replies.closed(self.address, state)
         if isinstance(root, DeserializationError) and root.raw.startswith(b"QEMU "):
             return MonitorProtocolError(
                 f"{self.address}: this is a human monitor, not QMP",
@@ -234,11 +220,7 @@ class Session:
                 state=state,
             )
         what = root.error_message if isinstance(root, ProtocolError) else str(root)
-        return MonitorProtocolError(
-            f"{self.address}: what came over this socket is not QMP ({what.rstrip('.')})",
-            hint="Give the socket of QEMU's -qmp option.",
-            state=state,
-        )
+        return replies.not_qmp(self.address, what, state)
 
     async def _release(self) -> Exception | None:
         """Disconnect once, whoever asks, and give what had ended the session, None when nothing had."""

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from ringfence import units
 from ringfence.core.answers import entries, fields, text
-from ringfence.core.knob import Observation, Outcome, Part, Row, Value, Verdict, Wants
+from ringfence.core.knob import ONLY_VMS, Observation, Outcome, Part, Row, Value, Verdict, Wants
 from ringfence.core.requests import Agent, Qmp, Steps
 from ringfence.errors import MonitorRefusedError, UsageError
 from ringfence.knobs.disk import limits as disk_limits
@@ -49,6 +49,7 @@ class DiskThrottle:
     """See the module."""
 
     prefix = "disk"
+    tenants = ONLY_VMS
     rows: tuple[Row, ...] = (*disk_limits.rows("disk.<disk>", _MECHANISM), _GROUP)
     events: tuple[str, ...] = ()
 

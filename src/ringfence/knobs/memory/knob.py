@@ -6,7 +6,7 @@ What only a change of memory needs is imported when there is one: every command 
 from __future__ import annotations
 
 from ringfence import units
-from ringfence.core.knob import Advice, Observation, Outcome, Part, Row, Wants
+from ringfence.core.knob import ONLY_VMS, Advice, Observation, Outcome, Part, Row, Wants
 from ringfence.core.requests import Agent, Qmp, Steps
 from ringfence.errors import UsageError
 from ringfence.knobs.memory.choose import BALLOON, PC_DIMM, START_WITH, choose, mechanisms, too_low
@@ -73,6 +73,7 @@ class MemoryTarget:
     """See the module."""
 
     prefix = "memory"
+    tenants = ONLY_VMS
     rows: tuple[Row, ...] = ROWS
     events: tuple[str, ...] = (
         "BALLOON_CHANGE",
