@@ -136,7 +136,7 @@ def _factor(kind: str, suffix: str) -> tuple[int, int] | None:
 
 
 def _ambiguous(kind: str, suffix: str) -> bool:
-    """Whether people write `suffix` for bits and for bytes: an interface's `100M`, `100Mb` and `100Mb/s` are either."""
+    """Whether people write `suffix` for bits and for bytes: `100M`, `100Mb` and `100Mb/s` of an interface."""
     low = suffix.lower()
     if kind == BITS_PER_S and (suffix.endswith("b/s") or (low and low.rstrip("ib") in _DECIMAL)):
         return True

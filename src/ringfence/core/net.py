@@ -72,7 +72,7 @@ class Link(NamedTuple):
     """
 
     netns: int
-    index: int
+    ifindex: int
     name: str
     kind: str
     mtu_bytes: int
@@ -87,8 +87,8 @@ class Link(NamedTuple):
 
     @property
     def ifb(self) -> str:
-        """What our device for what this link receives is called: the number is the link's for as long as it lives."""
-        return f"{IFB_PREFIX}i{self.index}"
+        """What our device for what this link receives is called: the number is the link's while it lives."""
+        return f"{IFB_PREFIX}i{self.ifindex}"
 
 
 class Unshapable(NamedTuple):

@@ -22,11 +22,11 @@ def hook_parent(hook: str) -> int:
 class Device(NamedTuple):
     """A link as the kernel lists it.
 
-    :param peer: index of what it is the other end of, 0 without one; `peer_netnsid` the kernel's number of the
+    :param peer: `ifindex` of what it is the other end of, 0 without one; `peer_netnsid` the kernel's number of the
         namespace that one is in, -1 for its own.
     """
 
-    index: int
+    ifindex: int
     name: str
     kind: str
     mtu_bytes: int
@@ -40,7 +40,7 @@ def device(message: Any) -> Device:
     info = message.get_attr("IFLA_LINKINFO")
     netnsid = message.get_attr("IFLA_LINK_NETNSID")
     return Device(
-        index=message["index"],
+        ifindex=message["index"],
         name=message.get_attr("IFLA_IFNAME"),
         kind=(info.get_attr("IFLA_INFO_KIND") or "") if info else "",
         mtu_bytes=message.get_attr("IFLA_MTU") or 1500,
@@ -63,13 +63,15 @@ class Reader:
 
     async def link(self, found: Device, kind: str, *, inside: str = "", fds: tuple[int, ...] = ()) -> Link:
         """A tenant's link with its queues."""
-        queues = (await self._all_queues()).get(found.index, [])
+        queues = (await self._all_queues()).get(found.ifindex, [])
         root = next((q for q in queues if q["parent"] == _ROOT), None)
         hook = next((q.get_attr("TCA_KIND") for q in queues if q.get_attr("TCA_KIND") in _HOOKS), "")
-        link = Link(self._netns, found.index, found.name, kind, found.mtu_bytes, inside=inside, fds=fds, ingress=hook)
+        link = Link(
+            self._netns, found.ifindex, found.name, kind, found.mtu_bytes, inside=inside, fds=fds, ingress=hook
+        )
         if root is not None and root["handle"] >> 16:  # the kernel's own default has no number
             if _is_ours(root):
-                link = link._replace(shaper=await self._shaper(found.index))
+                link = link._replace(shaper=await self._shaper(found.ifindex))
             else:
                 link = link._replace(root=f"{root.get_attr('TCA_KIND')} {root['handle'] >> 16:x}:")
         return await self._with_ingress(link) if hook else link
@@ -129,7 +131,7 @@ class Reader:
         """The link with whose filters hang on what it receives."""
         others: list[str] = []
         redirect: Redirect | None = None
-        async for rule in await self._route.get_filters(index=link.index, parent=hook_parent(link.ingress)):
+        async for rule in await self._route.get_filters(index=link.ifindex, parent=hook_parent(link.ingress)):
             options = rule.get_attr("TCA_OPTIONS")
             actions = _actions(options) if options is not None else []
             preference = rule["info"] >> 16
@@ -152,9 +154,9 @@ class Reader:
                 case "mirred":
                     target = await self.by_index(options.get_attr("TCA_MIRRED_PARMS")["ifindex"])
                     if target is not None and target.name.startswith(IFB_PREFIX):
-                        queues = (await self._all_queues()).get(target.index, [])
+                        queues = (await self._all_queues()).get(target.ifindex, [])
                         shaped = any(_is_ours(queue) for queue in queues)
-                        shaper = await self._shaper(target.index) if shaped else None
+                        shaper = await self._shaper(target.ifindex) if shaped else None
                         redirect = redirect._replace(ifb=target.name, shaper=shaper)
         return redirect
 

@@ -11,6 +11,7 @@ import asyncio
 import errno
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from ringfence.core.host_requests import Netlink
@@ -186,7 +187,7 @@ async def _add_link(route: Any, arguments: Mapping[str, Any]) -> None:
     name = arguments["dev"]
     left = await Reader(route, 0).by_name(name)
     if left is not None and left.alias.startswith(f"{ALIAS}:"):
-        await route.link("del", index=left.index)
+        await route.link("del", index=left.ifindex)
     await _load_ifb()
     sizes = {"mtu": arguments["mtu_bytes"], "txqlen": arguments["queue_packets"]}
     await route.link("add", ifname=name, kind=arguments["kind"], **sizes)
@@ -196,13 +197,13 @@ async def _add_link(route: Any, arguments: Mapping[str, Any]) -> None:
 
 async def _load_ifb() -> None:
     """The module makes two devices nobody asked for when the kernel loads it by itself."""
-    if not os.path.isdir("/sys/module/ifb"):
-        try:
-            process = await asyncio.create_subprocess_exec(
-                "modprobe", "ifb", "numifbs=0", stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL
-            )
-        except OSError:
-            return
+    if os.access("/sys/module/ifb", os.F_OK):
+        return
+    nothing = asyncio.subprocess.DEVNULL
+    with suppress(OSError):
+        process = await asyncio.create_subprocess_exec(
+            "modprobe", "ifb", "numifbs=0", stdout=nothing, stderr=nothing
+        )
         await process.wait()
 
 

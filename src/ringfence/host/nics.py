@@ -1,8 +1,9 @@
 """Which interfaces of this host a process holds: the tap and macvtap devices behind a VM's NICs.
 
-Each open file of a tap device tells its interface's name in /proc/PID/fdinfo; to be exact the descriptor is
-borrowed (pidfd_getfd(2), which needs the rights of ptrace) and the device itself asked for its name and its network
-namespace, which need not be the process's own. Nothing is changed. Sources: proc(5), Linux drivers/net/tun.c, tap.c.
+Each open file of a tap device tells its interface's name in /proc/PID/fdinfo. To be exact the descriptor is
+borrowed (pidfd_getfd(2), which needs the rights of ptrace), and the device itself asked for its name and its
+network namespace, which need not be the process's own. Nothing is changed.
+Sources: proc(5), Linux drivers/net/tun.c and tap.c.
 """
 
 from __future__ import annotations

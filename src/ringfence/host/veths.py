@@ -52,6 +52,6 @@ async def _other_end(spaces: Namespaces, end: Device, netns: int) -> Link | None
             continue
         reader = Reader(await spaces.route(number), number)
         found = await reader.by_index(end.peer)
-        if found and found.kind == "veth" and found.peer == end.index:
+        if found and found.kind == "veth" and found.peer == end.ifindex:
             return await reader.link(found, VETH, inside=end.name)
     return None

@@ -1,12 +1,13 @@
 """The knob `net`: how fast a tenant may send and receive on each of its interfaces.
 
-Directions are the tenant's: `egress` is what it sends. It is limited by queueing, not by dropping at a rate, on the
-host's end of the interface, where the tenant cannot take the limit off. Queues that somebody else put there are
-never touched: then the limit is refused, and the refusal names them.
+Directions are the tenant's: `egress` is what it sends. It is limited by queueing, not by dropping, on the host's
+end of the interface, where the tenant cannot take the limit off. Queues that somebody else put there are never
+touched: then the limit is refused, and the refusal names them.
 """
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import NamedTuple
 
 from ringfence import units
@@ -89,10 +90,8 @@ class NetShaping:
         wiring: Wiring = yield Netlink("wiring")
         told = ""
         if wiring.nics is not None:
-            try:
+            with suppress(MonitorError):  # then what the command line says must do
                 told = text((yield Qmp("human-monitor-command", {"command-line": "info network"})))
-            except MonitorError:
-                pass  # what the command line says must do
         return names.parts(wiring, told)
 
     def observation(self, part: Part, row: Row) -> Observation:
@@ -105,8 +104,9 @@ class NetShaping:
         direction, _, leaf = row.key.partition(">.")[2].partition(".")
         now = _value(_now(link, direction), leaf)
         shaper = _shaper(link, direction)
-        fair = not shaper or shaper.leaf in ("", shape.FAIR)
-        notes = () if fair else (f"its queue is a plain one ({shaper.leaf}): this kernel has no fq_codel",)
+        notes: tuple[str, ...] = ()
+        if shaper and shaper.leaf not in ("", shape.FAIR):
+            notes = (f"its queue is a plain one ({shaper.leaf}): this kernel has no fq_codel",)
         return Observation(row, key, now, now, unavailable=_foreign(link, direction), notes=notes)
 
     def check(self, part: Part, wants: Wants, *, force: bool) -> None:
@@ -354,7 +354,7 @@ def _take_back(link: Link, done: list[Netlink], error: RingfenceError) -> Steps[
 def _again(link: Link) -> Steps[Link]:
     wiring: Wiring = yield Netlink("wiring")
     for found in wiring.links:
-        if (found.netns, found.index) == (link.netns, link.index):
+        if (found.netns, found.ifindex) == (link.netns, link.ifindex):
             return found
     raise HostError(f"{link.name} is gone", path=link.name, hint="`ringfence show` tells what there is")
 

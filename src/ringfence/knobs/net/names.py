@@ -88,22 +88,28 @@ def _cards(cards: Sequence[_Card], links: Sequence[Link]) -> list[Part]:
 
 
 def _belongs(card: _Card, link: Link) -> bool:
-    return bool(card.ifname) and card.ifname == link.name or (card.fd is not None and card.fd in link.fds)
+    return (bool(card.ifname) and card.ifname == link.name) or (card.fd is not None and card.fd in link.fds)
 
 
 def _without(card: _Card, left: Iterable[Link]) -> Part:
     name, *aliases = card.names
     if card.backend in ("tap", "bridge"):
         names = ", ".join(link.name for link in left)
-        why = f"which interface of the host it is cannot be told: {names}" if names else "its tap device is not found"
-        return Part(name, tuple(aliases), Interface(None, why, help_="call it by the name of the host's interface"))
+        why = (
+            f"which interface of the host it is cannot be told: {names}"
+            if names
+            else "its tap device is not found"
+        )
+        return Part(
+            name, tuple(aliases), Interface(None, why, help_="call it by the name of the host's interface")
+        )
     why, advice = _ELSEWHERE.get(card.backend, (f"a {card.backend} netdev has no interface on the host", _TAP))
     return Part(name, tuple(aliases), Interface(None, why, (advice,)))
 
 
 def _part(names: Sequence[str], link: Link) -> Part:
     name, *aliases = dict.fromkeys((*filter(None, names), link.name))
-    return Part(name, tuple(aliases), Interface(link), identity=f"{link.netns}:{link.index}")
+    return Part(name, tuple(aliases), Interface(link), identity=f"{link.netns}:{link.ifindex}")
 
 
 def _from_option(nic: Nic) -> _Card:

@@ -49,9 +49,9 @@ def least_burst_bytes(rate_bits_per_s: int, mtu_bytes: int) -> int:
 
 
 def limit_of(shaper: Shaper, mtu_bytes: int) -> Limit:
-    """What was asked for, from what the kernel holds: a burst of the size that ringfence chooses was not asked for."""
+    """What was asked for, from what the kernel holds: nobody asked for a burst of the size ringfence chooses."""
     chosen = least_burst_bytes(shaper.rate_bits_per_s, mtu_bytes)
-    if abs(shaper.burst_bytes - chosen) <= chosen // 50:  # the kernel keeps it in ticks
+    if shaper.burst_bytes <= chosen + chosen // 50:  # the kernel keeps it in ticks
         return Limit(shaper.rate_bits_per_s)
     ceiling = shaper.ceiling_bits_per_s
     return Limit(shaper.rate_bits_per_s, shaper.burst_bytes, ceiling if ceiling < LINE_BITS_PER_S else None)
@@ -90,7 +90,14 @@ def fair_leaf(netns: int, dev: str) -> Netlink:
 def bounded_leaf(netns: int, dev: str, rate_bits_per_s: int) -> Netlink:
     """The queue where there is no fair one: as long as 50 ms, and never shorter than two super-packets."""
     limit = max(int(rate_bits_per_s / 8 * _QUEUE_S), 2 * _SUPER_PACKET_BYTES)
-    arguments = {"netns": netns, "dev": dev, "kind": "bfifo", "parent": CLASS, "handle": LEAF, "limit_bytes": limit}
+    arguments = {
+        "netns": netns,
+        "dev": dev,
+        "kind": "bfifo",
+        "parent": CLASS,
+        "handle": LEAF,
+        "limit_bytes": limit,
+    }
     return Netlink("qdisc.replace", arguments)
 
 

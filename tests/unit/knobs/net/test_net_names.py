@@ -21,7 +21,9 @@ BY_FD = (
     "net0: index=1,type=nic,model=virtio-net-pci,macaddr=52:54:00:aa:00:01\n"
     " \\ hostnet0: index=1,type=tap,fd=34\n"
 )
-BY_HELPER = "e1000.0: index=0,type=nic,model=e1000,macaddr=52:54:00:aa:00:01\n \\ b0: index=0,type=tap,helper=/h,br=br0\n"
+BY_HELPER = (
+    "e1000.0: index=0,type=nic,model=e1000,macaddr=52:54:00:aa:00:01\n \\ b0: index=0,type=tap,helper=/h,br=br0\n"
+)
 
 
 def tap(name: str, index: int, *fds: int) -> Link:
@@ -35,7 +37,7 @@ def wiring(*links: Link, nics: tuple[Nic, ...] = ()) -> Wiring:
 def test_by_the_name_that_qemu_gave_the_tap() -> None:
     first, second = parts(wiring(tap("tapx0", 3, 9)), BY_NAME)
     assert (first.name, first.aliases) == ("net0", ("n0", "52:54:00:aa:00:01", "tapx0"))
-    assert first.state.link.index == 3
+    assert first.state.link.ifindex == 3
     assert (first.identity, first.state.tenant) == ("1:3", "web1")
     assert second.name == "virtio-net-pci.0"
     assert "slirp" in second.state.why
@@ -61,7 +63,10 @@ def test_two_that_cannot_be_told_apart_are_called_by_the_hosts_names() -> None:
 
 
 def test_by_the_command_line_where_the_monitor_is_silent() -> None:
-    nics = (Nic("net0", "virtio-net-pci", "tap", "tap0", "52:54:00:AA:00:01", "n0"), Nic("", "e1000", "user", "", ""))
+    nics = (
+        Nic("net0", "virtio-net-pci", "tap", "tap0", "52:54:00:AA:00:01", "n0"),
+        Nic("", "e1000", "user", "", ""),
+    )
     first, second = parts(wiring(tap("tap0", 5), nics=nics), "")
     assert (first.name, first.aliases) == ("net0", ("n0", "52:54:00:aa:00:01", "tap0"))
     assert (second.name, "slirp" in second.state.why) == ("e1000", True)
@@ -72,7 +77,9 @@ def test_a_tap_that_is_gone() -> None:
     assert part.state.why == "its tap device is not found"
 
 
-@pytest.mark.parametrize(("kind", "word"), [("vhost-user", "ovs-vsctl"), ("stream", "socket"), ("newkind", "newkind")])
+@pytest.mark.parametrize(
+    ("kind", "word"), [("vhost-user", "ovs-vsctl"), ("stream", "socket"), ("newkind", "newkind")]
+)
 def test_netdevs_that_the_host_does_not_carry(kind: str, word: str) -> None:
     text = f"net0: index=0,type=nic,model=x,macaddr=52:54:00:aa:00:01\n \\ n0: index=0,type={kind},more\n"
     (part,) = parts(wiring(), text)

@@ -83,7 +83,11 @@ def test_a_limit_is_changed_in_place() -> None:
 
 def test_the_dry_run_prints_what_is_sent() -> None:
     net = FakeNet([link()])
-    for wants in ({"egress": 20 * MBIT}, {"egress": 30 * MBIT, "ingress": MBIT}, {"egress": None, "ingress": None}):
+    for wants in (
+        {"egress": 20 * MBIT},
+        {"egress": 30 * MBIT, "ingress": MBIT},
+        {"egress": None, "ingress": None},
+    ):
         (part,) = observe(net)
         planned = KNOB.changes(part, wants)
         net.sent.clear()
