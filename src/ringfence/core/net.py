@@ -108,9 +108,11 @@ class Wiring(NamedTuple):
     :param links: the ends found on the host; `unshapable` those that are none.
     :param nics: of a VM, as its command line tells; None for a container.
     :param tenant: what to call it in the mark on devices made for it.
+    :param absent: why its links cannot be looked for; empty when they were.
     """
 
     links: tuple[Link, ...]
     unshapable: tuple[Unshapable, ...] = ()
     nics: tuple[Nic, ...] | None = None
     tenant: str = ""
+    absent: str = ""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -68,8 +68,16 @@ class NetlinkEdge:
 
     async def wiring(self) -> Wiring:
         """The tenant's interfaces as they are now."""
+        if not self._pid:
+            absent = "its process is not on this host, or hidden"
+            return Wiring((), nics=self._nics, tenant=self._tenant, absent=absent)
         if self._nics is not None:
-            return Wiring(await self._taps(), nics=self._nics, tenant=self._tenant)
+            try:
+                taps = nics.taps(self._pid, self._proc)
+            except PermissionError:
+                absent = "another user's process does not show its files; root sees them"
+                return Wiring((), nics=self._nics, tenant=self._tenant, absent=absent)
+            return Wiring(await self._links(taps), nics=self._nics, tenant=self._tenant)
         links, others = await veths.find(self._spaces, self._pid)
         return Wiring(links, others, tenant=self._tenant)
 
@@ -77,10 +85,10 @@ class NetlinkEdge:
         """Let go of every namespace; what was changed stays."""
         self._spaces.close()
 
-    async def _taps(self) -> tuple[Link, ...]:
+    async def _links(self, taps: Sequence[nics.Tap]) -> tuple[Link, ...]:
         links: list[Link] = []
         readers: dict[int, Reader] = {}
-        for tap in nics.taps(self._pid, self._proc):
+        for tap in taps:
             told = [self._spaces.keep(tap.netns)] if tap.netns >= 0 else []
             for netns in told or [self._spaces.of_pid(self._pid), self._spaces.own]:
                 if netns not in readers:
@@ -101,7 +109,9 @@ def _host_error(request: Netlink, number: int) -> HostError:
     kind = str(request.arguments.get("kind", "") or request.operation.partition(".")[0])
     what = f"{request.operation} {kind} on {dev}" if dev else "reading the tenant's interfaces"
     message = f"{what}: {os.strerror(number) if number else 'failed'}"
-    return HostError(message, path=dev, errno=number, hint=_HINTS.get(number, "the reason is the kernel's own"))
+    usual = _HINTS.get(number, "the reason is the kernel's own")
+    hint = usual if dev or number in (errno.EPERM, errno.EACCES) else "`ringfence ps` tells what runs now"
+    return HostError(message, path=dev, errno=number, hint=hint)
 
 
 async def _index(route: Any, dev: object) -> int:

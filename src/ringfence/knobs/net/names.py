@@ -67,12 +67,13 @@ def parts(wiring: Wiring, info_network: str) -> tuple[Part, ...]:
     if wiring.nics is None:
         found = [_part((link.inside or link.name,), link) for link in wiring.links]
     else:
-        found = _cards(_told(info_network) or [_from_option(nic) for nic in wiring.nics], wiring.links)
+        cards = _told(info_network) or [_from_option(nic) for nic in wiring.nics]
+        found = _cards(cards, wiring.links, wiring.absent)
     found += [Part(u.name, (), Interface(None, u.why, help_=u.help_)) for u in wiring.unshapable]
     return tuple(part._replace(state=part.state._replace(tenant=wiring.tenant)) for part in found)
 
 
-def _cards(cards: Sequence[_Card], links: Sequence[Link]) -> list[Part]:
+def _cards(cards: Sequence[_Card], links: Sequence[Link], absent: str) -> list[Part]:
     left = list(links)
     found: dict[_Card, Link] = {}
     for card in cards:
@@ -83,7 +84,7 @@ def _cards(cards: Sequence[_Card], links: Sequence[Link]) -> list[Part]:
     lonely = [card for card in cards if card not in found and card.backend in ("tap", "bridge")]
     if len(lonely) == len(left) == 1:  # QEMU, or its bridge helper, chose the name
         found[lonely[0]] = left.pop()
-    made = [_part(card.names, found[card]) if card in found else _without(card, left) for card in cards]
+    made = [_part(card.names, found[card]) if card in found else _without(card, left, absent) for card in cards]
     return made + [_part((), link) for link in left]
 
 
@@ -91,18 +92,13 @@ def _belongs(card: _Card, link: Link) -> bool:
     return (bool(card.ifname) and card.ifname == link.name) or (card.fd is not None and card.fd in link.fds)
 
 
-def _without(card: _Card, left: Iterable[Link]) -> Part:
+def _without(card: _Card, left: Iterable[Link], absent: str) -> Part:
     name, *aliases = card.names
     if card.backend in ("tap", "bridge"):
         names = ", ".join(link.name for link in left)
-        why = (
-            f"which interface of the host it is cannot be told: {names}"
-            if names
-            else "its tap device is not found"
-        )
-        return Part(
-            name, tuple(aliases), Interface(None, why, help_="call it by the name of the host's interface")
-        )
+        why = f"which interface of the host it is cannot be told: {names}" if names else absent
+        hint = "call it by the name of the host's interface" if names else "`ringfence ps` tells what runs now"
+        return Part(name, tuple(aliases), Interface(None, why or "its tap device is not found", help_=hint))
     why, advice = _ELSEWHERE.get(card.backend, (f"a {card.backend} netdev has no interface on the host", _TAP))
     return Part(name, tuple(aliases), Interface(None, why, (advice,)))
 

@@ -86,6 +86,11 @@ def test_netdevs_that_the_host_does_not_carry(kind: str, word: str) -> None:
     assert word in part.state.why
 
 
+def test_a_process_that_may_not_be_looked_into() -> None:
+    (part,) = parts(wiring()._replace(absent="root sees them"), BY_HELPER)
+    assert part.state.why == "root sees them"
+
+
 def test_a_nic_connected_to_nothing() -> None:
     (part,) = parts(wiring(), "net0: index=0,type=nic,model=x,macaddr=52:54:00:aa:00:01\n")
     assert part.state.why == "it is connected to nothing"
