@@ -46,13 +46,23 @@ class Pair(NamedTuple):
         shown = ran(f"tc -n {self.host} qdisc show") + ran(f"ip -n {self.host} -br link show")
         return shown + ran(f"tc -n {self.host} filter show dev vh0 ingress")
 
-    def udp_mbit(self, offered_mbit: int, *, to_container: bool) -> float:
+    def holds(self, limit_mbit: int, *, to_container: bool, tries: int = 5) -> bool:
+        """Whether more than the limit is sent, and it arrives within 5 %.
+
+        More than 5 % above it at any time is a limit that does not hold; less is a sender that had no CPU, and is
+        measured again.
+        """
+        rates: list[float] = []
+        while len(rates) < tries and not (rates and rates[-1] >= 0.95 * limit_mbit):
+            rates.append(self._arriving_mbit(2 * limit_mbit + 10, "-R" if to_container else ""))
+            assert rates[-1] <= 1.05 * limit_mbit
+        return rates[-1] >= 0.95 * limit_mbit
+
+    def _arriving_mbit(self, offered_mbit: int, way: str) -> float:
         """Frames that reach the other side, in Mbit/s, whether or not a program there reads them in time."""
-        way = "-R" if to_container else ""
-        client = started(
-            f"ip netns exec {self.inside} iperf3 -c 10.99.0.1 -u -l {PAYLOAD_BYTES} -b {offered_mbit}M -t 2 {way}"
-        )
-        receiver = self.inside if to_container else self.host
+        flow = f"iperf3 -c 10.99.0.1 -u -l {PAYLOAD_BYTES} -b {offered_mbit}M -t 2 {way}"
+        client = started(f"ip netns exec {self.inside} {flow}")
+        receiver = self.inside if way else self.host
         time.sleep(0.6)
         came, start = _arrived(receiver), time.monotonic()
         time.sleep(1)
@@ -130,11 +140,11 @@ async def test_limits_hold_both_ways_and_leave_no_trace(pair: Pair) -> None:
     before = pair.queues()
     assert verdicts(await set_(pair, egress="20Mbit", ingress="100Mbit")) == {Verdict.APPLIED}
     assert await shown(pair) == {"net.eth0.egress": 20 * MBIT, "net.eth0.ingress": 100 * MBIT}
-    assert pair.udp_mbit(60, to_container=False) == pytest.approx(20, rel=0.05)
-    assert pair.udp_mbit(200, to_container=True) == pytest.approx(100, rel=0.05)
+    assert pair.holds(20, to_container=False)
+    assert pair.holds(100, to_container=True)
     assert verdicts(await set_(pair, egress="80Mbit", ingress="10Mbit")) == {Verdict.APPLIED}
-    assert pair.udp_mbit(200, to_container=False) == pytest.approx(80, rel=0.05)
-    assert pair.udp_mbit(30, to_container=True) == pytest.approx(10, rel=0.05)
+    assert pair.holds(80, to_container=False)
+    assert pair.holds(10, to_container=True)
     assert verdicts(await set_(pair, egress="unlimited", ingress="unlimited")) == {Verdict.APPLIED}
     assert await shown(pair) == {}
     assert pair.queues() == before
@@ -179,7 +189,7 @@ async def test_queues_of_others_are_named_and_kept(pair: Pair) -> None:
         await set_(pair, ingress="10Mbit")
     assert pair.queues() == before
     assert verdicts(await set_(pair, egress="10Mbit")) == {Verdict.APPLIED}
-    assert pair.udp_mbit(40, to_container=False) == pytest.approx(10, rel=0.05)
+    assert pair.holds(10, to_container=False)
     await set_(pair, egress="unlimited")
     assert pair.queues() == before
 
@@ -199,7 +209,7 @@ async def test_what_a_crash_left_is_taken_over(pair: Pair) -> None:
     ran(f"tc -n {pair.host} filter del dev vh0 ingress")
     ran(f"tc -n {pair.host} class change dev vh0 classid 7266:1 htb rate 5mbit")
     assert verdicts(await set_(pair, egress="20Mbit", ingress="20Mbit")) == {Verdict.APPLIED}
-    assert pair.udp_mbit(60, to_container=False) == pytest.approx(20, rel=0.05)
+    assert pair.holds(20, to_container=False)
     await set_(pair, egress="unlimited", ingress="unlimited")
     assert pair.queues() == before
 
@@ -212,7 +222,7 @@ async def test_a_priority_is_a_mark_that_the_hosts_own_queues_see(pair: Pair) ->
     assert "priority :6" in pair.queues()
     assert verdicts(await set_(pair, egress_priority="low", egress="20Mbit")) == {Verdict.APPLIED}
     assert "priority :1" in pair.queues()
-    assert pair.udp_mbit(60, to_container=False) == pytest.approx(20, rel=0.05)
+    assert pair.holds(20, to_container=False)
     await set_(pair, egress_priority="normal", egress="unlimited")
     assert pair.queues() == before
 
