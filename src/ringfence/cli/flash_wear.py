@@ -23,8 +23,8 @@ def wear(
         list[str] | None,
         typer.Argument(
             metavar="[PROFILE]...",
-            help="one-hot, rotating-hot, zipfian, hot-cold, random, drifting, even, or a file of weights: one line "
-            "for each part of the life, in it one weight for each channel.",
+            help="one-hot, rotating-hot, zipfian, hot-cold, random, drifting, even, or a file of weights: one "
+            "line for each part of the life, in it one weight for each channel.",
             show_default="all of the built-in ones",
         ),
     ] = None,

@@ -6,8 +6,8 @@ count at once; then the old places are erased, and are the new spares. The journ
 say has not happened.
 
 `Migration.steps` yields what is to be done as data; whoever runs it does it, in order, and a `Log` is on stable
-storage before the next step; while `holds_writes`, no tenant's write may start. Nothing is done twice that must not
-be: erasing an erased place is harmless.
+storage before the next step; while `holds_writes`, no tenant's write may start. Nothing is done twice that must
+not be: erasing an erased place is harmless.
 
 | the journal's last word on a chunk | what is so | what comes next |
 |--|--|--|
