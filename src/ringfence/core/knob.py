@@ -47,6 +47,7 @@ class Row(NamedTuple):
     :param lifts: whether `unlimited` is a value of it.
     :param main: shown by default; the others only when set, or on request.
     :param read_only: observed, and never a value to set.
+    :param modifies: the key that this one only says the manner of; it has no state of its own to be met or kept.
     """
 
     key: str
@@ -57,6 +58,7 @@ class Row(NamedTuple):
     main: bool = True
     lifted: str = "unlimited"
     read_only: bool = False
+    modifies: str = ""
 
 
 class Advice(NamedTuple):
@@ -183,3 +185,11 @@ class Foresees(Protocol):
 
         :param earlier: the parts of those steps, of any knob, themselves foreseen, and what is wanted of them.
         """
+
+
+@runtime_checkable
+class InStep(Protocol):
+    """What a knob also has when `changes` does not tell whether anything is left to do."""
+
+    def in_step(self, part: Part, wants: Wants) -> bool:
+        """Whether the part is as wanted, so that nothing need be done; pure."""

@@ -20,7 +20,7 @@ from ringfence.core.model import Container, Tenant, Vm
 from ringfence.engine import changes, doors, turns
 from ringfence.engine.changes import Result, Step
 from ringfence.engine.doors import GREETING_TIMEOUT_S, open_session
-from ringfence.engine.driver import ANSWER_TIMEOUT_S, Edges, ProgressCallback, no_progress, observe
+from ringfence.engine.driver import ANSWER_TIMEOUT_S, Edges, Pause, ProgressCallback, no_progress, observe, sleep
 from ringfence.errors import HostError, MonitorBusyError, MonitorError, RingfenceError, TenantError
 from ringfence.knobs import registry
 
@@ -117,10 +117,7 @@ class OpenVm:
 
     def turn(self, keys: Iterable[str]) -> AbstractAsyncContextManager[None]:
         """The turn to plan and apply changes of these keys, see `turns.turn`; `set` takes it by itself."""
-        where: int | str = self.info.pid or f"at-{self.info.name.replace('/', '-')[-100:]}"
-        # A pool's numbers are those of its disks.
-        kinds = {key.partition(".")[0].replace("pool", "disk") for key in keys}
-        return turns.turn(str(where), kinds, pause=self.edges.pause)
+        return turn(self.info, keys, pause=self.edges.pause)
 
     async def close(self) -> None:
         """Release the monitor and the agent; limits stay."""
@@ -133,6 +130,14 @@ class OpenVm:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+
+def turn(tenant: Tenant, keys: Iterable[str], *, pause: Pause = sleep) -> AbstractAsyncContextManager[None]:
+    """The turn to change these keys of a tenant, see `turns.turn`."""
+    where: int | str = tenant.pid or f"at-{tenant.name.replace('/', '-')[-100:]}"
+    # A pool's numbers are those of its disks.
+    kinds = {key.partition(".")[0].replace("pool", "disk") for key in keys}
+    return turns.turn(str(where), kinds, pause=pause)
 
 
 async def open_vm(

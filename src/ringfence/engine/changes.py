@@ -3,10 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from ringfence.core.knob import VM, Foresees, Knob, Makes, Observation, Outcome, Part, Row, Value, Verdict, Wants
+from ringfence.core.knob import (
+    VM,
+    Foresees,
+    InStep,
+    Knob,
+    Makes,
+    Observation,
+    Outcome,
+    Part,
+    Row,
+    Value,
+    Verdict,
+    Wants,
+)
 from ringfence.core.requests import Change
 from ringfence.engine.driver import Edges, ProgressCallback, no_progress, observe, run
 from ringfence.errors import (
@@ -60,6 +73,12 @@ class Step(NamedTuple):
     def requests(self) -> Sequence[Change]:
         """Exactly what would be sent to change the VM."""
         return self.knob.changes(self.part, self.wants)
+
+    def in_step(self) -> bool:
+        """Whether the part is as wanted already."""
+        if isinstance(self.knob, InStep):
+            return self.knob.in_step(self.part, self.wants)
+        return not self.knob.changes(self.part, self.wants)
 
     def notes(self) -> tuple[str, ...]:
         """What else is to be known of what would be changed, such as who shares it."""
@@ -130,33 +149,72 @@ async def plan(
             wanted.append((key, registry.parse_value(key, value)))
         except UsageError as error:
             problems.append(error)
-    observed: dict[Knob, tuple[Part, ...]] = {}
+    observed = await observe_all(edges, (key.knob for key, _ in wanted))
+    steps, found = steps_of(wanted, observed, force=force)
+    problems += [problem.error for problem in found]
+    if problems:
+        raise together(problems)
+    return steps
+
+
+class Problem(NamedTuple):
+    """Why some keys cannot be what is wanted of them: UsageError or TenantError."""
+
+    keys: tuple[str, ...]
+    error: RingfenceError
+
+
+def steps_of(
+    wanted: Iterable[tuple[registry.Key, Value | None]], observed: Mapping[Knob, tuple[Part, ...]], *, force: bool
+) -> tuple[list[Step], list[Problem]]:
+    """The steps from what was observed to what is wanted, in order, and all that stands against it. Pure.
+
+    :param observed: the parts of every knob that `wanted` names.
+    """
+    steps, problems = gathered(wanted, observed)
+    return steps, problems + refusals(steps, force=force)
+
+
+def gathered(
+    wanted: Iterable[tuple[registry.Key, Value | None]], observed: Mapping[Knob, tuple[Part, ...]]
+) -> tuple[list[Step], list[Problem]]:
+    """One step for each part that is named, in order, not yet checked; and the keys that name none. Pure."""
+    problems: list[Problem] = []
     steps: dict[tuple[Knob, str], Step] = {}
     for key, wish in wanted:
-        if key.knob not in observed:
-            observed[key.knob] = await _observe(edges, key.knob)
         try:
             part = registry.pick(observed[key.knob], key)
             identity = part.identity or part.name
-            step = steps.setdefault((key.knob, identity), Step(key.knob, part, {}, {}))
+            step = steps.get((key.knob, identity)) or Step(key.knob, part, {}, {})
             if key.leaf in step.keys:
                 same = step.keys[key.leaf].text
                 raise UsageError(f"{key.text} and {same} are the same", hint="give it once")
         except UsageError as error:
-            problems.append(error)
+            problems.append(Problem((key.text,), error))
             continue
-        steps[key.knob, identity] = step._replace(
-            wants={**step.wants, key.leaf: wish}, keys={**step.keys, key.leaf: key}
+        steps[key.knob, identity] = Step(
+            step.knob, part, {**step.wants, key.leaf: wish}, {**step.keys, key.leaf: key}
         )
-    ordered = _in_order(list(steps.values()))
-    for step in ordered:
+    return _in_order(list(steps.values())), problems
+
+
+def refusals(steps: Iterable[Step], *, force: bool) -> list[Problem]:
+    """Why steps cannot be taken, by their knobs' own checks. Pure."""
+    problems: list[Problem] = []
+    for step in steps:
         try:
             step.knob.check(step.part, step.wants, force=force)
         except (UsageError, TenantError) as error:
-            problems.append(error)
-    if problems:
-        raise _together(problems)
-    return ordered
+            problems.append(Problem(tuple(key.text for key in step.keys.values()), error))
+    return problems
+
+
+async def observe_all(edges: Edges, knobs: Iterable[Knob]) -> dict[Knob, tuple[Part, ...]]:
+    """Read every instance of these knobs, each knob once.
+
+    :raise MonitorError: QEMU went away, does not answer, or answers what cannot be read. Nothing was changed.
+    """
+    return {knob: await _observe(edges, knob) for knob in dict.fromkeys(knobs)}
 
 
 def _in_order(steps: list[Step]) -> list[Step]:
@@ -179,7 +237,7 @@ async def _observe(edges: Edges, knob: Knob) -> tuple[Part, ...]:
         raise
 
 
-def _together(problems: list[RingfenceError]) -> RingfenceError:
+def together(problems: Sequence[RingfenceError]) -> RingfenceError:
     """One error of several; what the VM lacks matters only once the request itself can be meant."""
     if len(problems) == 1:
         return problems[0]
@@ -260,10 +318,10 @@ async def _read_back(edges: Edges, step: Step) -> Part | None:
             parts = await observe(step.knob.observe(), edges)
     except RingfenceError:
         return None
-    return _same(parts, step.part)
+    return same(parts, step.part)
 
 
-def _same(parts: tuple[Part, ...], wanted: Part) -> Part | None:
+def same(parts: tuple[Part, ...], wanted: Part) -> Part | None:
     """The same instance as it is now; None when there is none any more."""
     identity = wanted.identity or wanted.name
     return next((part for part in parts if (part.identity or part.name) == identity), None)

@@ -177,6 +177,12 @@ class Vcpus:
         if danger and not force:
             raise TenantError(f"vcpus={want}: {danger}", hint="--force does it all the same")
 
+    def in_step(self, part: Part, wants: Wants) -> bool:
+        """Whether there are as many, all online where that is known, and none on its way out."""
+        state: State = part.state
+        want = int(wants[""] or 0)
+        return state.plugged == want and state.online in (None, want) and not state.pending
+
     def changes(self, part: Part, wants: Wants) -> list[Qmp | Agent]:
         """One device_add or device_del for each CPU; what brings them online depends on the guest."""
         state: State = part.state

@@ -166,7 +166,7 @@ def _wanted(part: Part, wants: Wants) -> tuple[dict[str, int], str]:
     group, base = state.group, state.limits
     if "group" in wants and wants["group"] is None:
         # QEMU has no command for leaving: moving to a group of one's own is how it is done.
-        group = f"ringfence-{part.name}" if state.members else state.group
+        group = f"ringfence-{part.name}" if _leaf(state, "group") is not None else state.group
     elif wants.get("group") and wants["group"] != state.group:
         group = str(wants["group"])
         base = next(
