@@ -152,7 +152,7 @@ async def plan(
         try:
             key = registry.parse_key(text)
             if kind not in key.knob.tenants:
-                raise UsageError(f"{text} is not for a {kind}", hint="`ringfence show` lists the keys it has")
+                raise _not_for(text, kind)
             wanted.append((key, registry.parse_value(key, value)))
         except UsageError as error:
             problems.append(error)
@@ -224,8 +224,20 @@ async def observe_all(edges: Edges, knobs: Iterable[Knob]) -> dict[Knob, tuple[P
     return {knob: await _observe(edges, knob) for knob in dict.fromkeys(knobs)}
 
 
+def _not_for(key: str, kind: str) -> UsageError:
+    first, _, leaf = key.rpartition(".")
+    hint = (
+        f"at the host's device: {first}.host.{leaf}"
+        if key.startswith("disk.")
+        else "`ringfence show` lists its keys"
+    )
+    return UsageError(f"{key} is not for a {kind}", hint=hint)
+
+
 def _in_order(steps: list[Step]) -> list[Step]:
     """Steps that make what others need first, else as the user wrote them; each as the ones before leave it."""
+    if len(steps) < 2:
+        return steps
     ordered: list[Step] = []
     for step in sorted(steps, key=lambda step: not isinstance(step.knob, Makes)):
         if isinstance(step.knob, Foresees):

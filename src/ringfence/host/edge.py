@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ringfence.core import host_requests as ask
-from ringfence.core.host import Placement, Task
+from ringfence.core.host import BlockDevice, Placement, Task
 from ringfence.core.model import Container, Tenant
 from ringfence.errors import HostError
-from ringfence.host import files, placement, threads
+from ringfence.host import devices, files, placement, threads
 from ringfence.host.hierarchies import Hierarchy, paths_of
 from ringfence.host.hierarchies import mounted as hierarchies_of
 
@@ -45,6 +45,7 @@ class HostEdge:
             ask.RemoveDir: self._remove,
             ask.ReadLink: self._link,
             ask.DeviceOf: self._device,
+            ask.BlockDevices: lambda _: devices.every_device(self.root),
             ask.Tasks: lambda request: self.tasks(request.controller),
             ask.Placement: lambda _: self.placement(),
             ask.GetAffinity: self._get_affinity,
@@ -77,15 +78,22 @@ class HostEdge:
 
         await systemd.call(request)
         if request.method == "StartTransientUnit":
-            for _ in range(_START_POLLS):
-                if f"/{request.unit}" in files.text(f"{self.root}/proc/{self.pid}/cgroup"):
-                    return
-                time.sleep(_START_POLL_S)  # noqa: ASYNC251 - systemd has answered: it is a matter of a millisecond
-            raise HostError(
-                f"systemd has started {request.unit}, and not moved process {self.pid} into it",
-                path=request.unit,
-                hint=f"`systemctl status {request.unit}` may tell why",
-            )
+            self.wait_for_unit(request.unit)
+
+    def wait_for_unit(self, unit: str) -> None:
+        """Until a unit that systemd has answered for has the tenant in it: a matter of milliseconds.
+
+        :raise HostError: that did not come.
+        """
+        for _ in range(_START_POLLS):
+            if f"/{unit}" in files.text(f"{self.root}/proc/{self.pid}/cgroup"):
+                return
+            time.sleep(_START_POLL_S)
+        raise HostError(
+            f"systemd has started {unit}, and not moved process {self.pid} into it",
+            path=unit,
+            hint=f"`systemctl status {unit}` may tell why",
+        )
 
     def answer_now(self, request: Any) -> Any:
         """As `answer`, for a request that needs no waiting: one to the kernel's files.
@@ -169,9 +177,7 @@ class HostEdge:
         path = self._at(request.path)
         return os.path.realpath(path)[len(self.root) :] if os.path.exists(path) else None
 
-    def _device(self, request: ask.DeviceOf) -> str | None:
-        from ringfence.host import devices
-
+    def _device(self, request: ask.DeviceOf) -> BlockDevice | None:
         return devices.device_of(self.root, self._at(request.path))
 
     def _get_affinity(self, request: ask.GetAffinity) -> frozenset[int]:

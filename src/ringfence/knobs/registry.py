@@ -60,6 +60,7 @@ LISTED = (
         host=True,
     ),
     Listed("memory.oom_score", "host.oom", "OomScore", brief=True, host=True),
+    Listed("disk.<disk>.host.", "host.disk", "HostDisk", brief=True),
     Listed("pids.limit", "host.pids", "PidsLimit", brief=True, host=True),
 )
 """In the order of the docs, and of `show`."""
