@@ -38,6 +38,7 @@ class Listed(NamedTuple):
 
 LISTED = (
     Listed("memory.target memory.ramp memory.boot memory.plugged memory.ballooned", "memory", "MemoryTarget"),
+    Listed("memory.deflate_on_oom memory.free_page_reporting", "memory.options", "BalloonOptions", brief=True),
     Listed("vcpus", "vcpus", "Vcpus"),
     Listed(
         "disk.<disk>.iops disk.<disk>.bps disk.<disk>.io_size disk.<disk>.group",
