@@ -26,6 +26,7 @@ VERBS = (
     "run",
     "clean",
     "lab",
+    "flash",
 )
 
 _COMPLETE = "_RINGFENCE_COMPLETE"  # set by the scripts that typer makes for shells
