@@ -33,6 +33,12 @@ class Ran(NamedTuple):
 Run: TypeAlias = Callable[..., Ran]
 
 
+@pytest.fixture(autouse=True)
+def _no_containers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What else runs on this host is not a test's matter; one about containers says which there are."""
+    monkeypatch.setattr(containers, "find_containers", lambda *_: [])
+
+
 @pytest.fixture
 def run(capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> Run:
     """Run `ringfence ARGUMENTS`; besides what it says itself nothing may be logged or left unlooked at.
