@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
+
+_NUMBERS = itertools.count()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -19,3 +23,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="fail, rather than skip, when the QEMU of --smoke-qemu cannot be had",
     )
+
+
+@pytest.fixture(autouse=True)
+def _journal_of_this_test(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test writes into, or reads from, the journal of who runs it."""
+    monkeypatch.setenv("RINGFENCE_STATE_DIR", str(tmp_path_factory.getbasetemp() / f"state-{next(_NUMBERS)}"))

@@ -9,7 +9,9 @@ from pathlib import Path
 
 from ringfence import errors
 from ringfence.cli.entry import VERBS
+from ringfence.cli.plan import OUT_OF_STEP
 from ringfence.knobs import registry
+from ringfence.lab import matrix
 
 ROOT = Path(__file__).parents[2]
 
@@ -17,6 +19,22 @@ ROOT = Path(__file__).parents[2]
 def test_the_knobs_page_is_generated_from_the_rows() -> None:
     page = runpy.run_path(str(ROOT / "docs/generate.py"))["page"]()
     assert (ROOT / "docs/knobs.md").read_text() == page, "run `python docs/generate.py`"
+
+
+def test_the_matrix_has_every_row_and_every_case_on_five_qemus() -> None:
+    lines = [line for line in (ROOT / "docs/matrix.md").read_text().splitlines() if line.startswith("| ")]
+    head, *body = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines)
+    qemus = [name.split() for name in head[3:]]
+    assert [(version.split(".")[0], machine) for version, machine in qemus] == [
+        ("5", "q35"),
+        ("7", "pc"),
+        ("7", "q35"),
+        ("10", "q35"),
+        ("11", "q35"),
+    ]
+    assert [(row[0].strip("`"), row[1]) for row in body] == [(case.row, case.what) for case in matrix.CASES]
+    assert all(re.fullmatch(r"works|refused \(\d+\)", cell) for row in body for cell in row[3:])
+    assert {case.row for case in matrix.CASES} == {row.key for row in matrix.rows()}
 
 
 def test_every_folder_of_the_package_stands_in_the_architecture() -> None:
@@ -54,5 +72,5 @@ def test_the_readme_lists_every_exit_code() -> None:
     classes = [errors.RingfenceError]
     for cls in classes:
         classes += cls.__subclasses__()
-    codes = {0, *(cls.exit_code for cls in classes)}
+    codes = {0, OUT_OF_STEP, *(cls.exit_code for cls in classes)}
     assert first_cells("code") == [str(code) for code in sorted(codes)]

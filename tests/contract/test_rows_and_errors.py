@@ -12,7 +12,19 @@ from ringfence.core.knob import Row, Verdict
 from ringfence.engine import changes
 from ringfence.knobs import registry
 
-UNITS = {units.BYTES, units.BYTES_PER_S, units.IOPS, units.COUNT, units.SECONDS, units.NAME, units.SWITCH}
+UNITS = {
+    units.BYTES,
+    units.BYTES_PER_S,
+    units.BITS_PER_S,
+    units.IOPS,
+    units.COUNT,
+    units.SECONDS,
+    units.MICROSECONDS,
+    units.PERCENT,
+    units.INTEGER,
+    units.NAME,
+    units.SWITCH,
+}
 
 
 @pytest.mark.parametrize("row", registry.rows(), ids=lambda row: row.key)

@@ -14,7 +14,8 @@ from ringfence.cli.output import Format, console, emit, printable
 
 if TYPE_CHECKING:
     from ringfence.core.knob import Knob, Observation, Part, Value
-    from ringfence.core.model import Vm
+    from ringfence.core.model import Tenant
+    from ringfence.errors import RingfenceError
 
 
 def register(app: typer.Typer) -> None:
@@ -24,7 +25,7 @@ def register(app: typer.Typer) -> None:
 
 def show(
     vm: Annotated[
-        str | None, typer.Argument(metavar="VM", help=target.VM_HELP, autocompletion=completion.vm_names)
+        str | None, typer.Argument(metavar="VM", help=target.TENANT_HELP, autocompletion=completion.tenant_names)
     ] = None,
     qmp: Annotated[str | None, typer.Option("--qmp", help=target.QMP_HELP)] = None,
     timeout: Annotated[str | None, typer.Option("--timeout", help=target.TIMEOUT_HELP)] = None,
@@ -33,8 +34,8 @@ def show(
 ) -> None:
     """Every knob of a VM: what it is now, its range, and what does it, or why it is not available."""
     limits = target.deadlines(timeout)
-    info = target.find(vm, qmp)
-    parts = asyncio.run(_read(info, limits))
+    info = target.find_tenant(vm, qmp)
+    parts, trouble = asyncio.run(_read(info, limits))
     data = {
         "vm": info.name,
         "pid": info.pid,
@@ -45,13 +46,16 @@ def show(
         ],
     }
     emit(data, output, lambda: _render(parts, every=every))
+    if trouble is not None:  # what could be read is shown all the same
+        raise trouble
 
 
-async def _read(vm: Vm, limits: target.Deadlines) -> list[tuple[Knob, Part]]:
-    from ringfence.engine.api import open_vm
+async def _read(vm: Tenant, limits: target.Deadlines) -> tuple[list[tuple[Knob, Part]], RingfenceError | None]:
+    from ringfence.engine.api import open_tenant
 
-    async with await open_vm(vm, **limits) as opened:
-        return [(knob, part) for knob, parts in await opened.parts() for part in parts]
+    async with open_tenant(vm, **limits) as opened:
+        found = [(knob, part) for knob, parts in await opened.parts() for part in parts]
+        return found, opened.trouble
 
 
 def as_data(observation: Observation) -> dict[str, object]:
@@ -86,7 +90,7 @@ def _range(observation: Observation) -> str:
     if observation.row.unit == units.SWITCH:
         return "on or off"
     if observation.row.lifts:
-        return "from " + text(low) if low is not None else "a name"
+        return "from " + text(low) if low is not None else "a name" if observation.row.unit == units.NAME else ""
     if low is None and high is None:
         return ""
     return f"{text(low)} to {text(high)}" if low is not None else f"up to {text(high)}"

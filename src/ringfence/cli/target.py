@@ -8,9 +8,11 @@ from ringfence import units
 from ringfence.errors import UsageError
 
 if TYPE_CHECKING:
-    from ringfence.core.model import Address, Vm
+    from ringfence.core.model import Address, Tenant, Vm
 
 VM_HELP = "name, UUID or pid of the VM, or the path or HOST:PORT of its QMP socket"
+TENANT_HELP = f"{VM_HELP}; or container:NAME, or cgroup:/PATH"
+CONTAINER_PREFIXES = ("container:", "cgroup:")
 QMP_HELP = "path or HOST:PORT of a QMP socket, instead of VM"
 TIMEOUT_HELP = "how long QEMU may take to greet us, and to answer [default: 2s, and 5s]"
 
@@ -54,6 +56,18 @@ def deadlines(text: str | None, *, at_most: bool = False) -> Deadlines:
         "greeting_timeout_s": min(seconds, GREETING_TIMEOUT_S),
         "answer_timeout_s": min(seconds, ANSWER_TIMEOUT_S),
     }
+
+
+def find_tenant(selector: str | None, qmp: str | None = None) -> Tenant:
+    """As `find`, for commands that work on containers too: `container:NAME`, `cgroup:/PATH`.
+
+    :raise UsageError: as `find`.
+    """
+    if selector is not None and qmp is None and selector.startswith(CONTAINER_PREFIXES):
+        from ringfence.host import containers
+
+        return containers.find(selector)
+    return find(selector, qmp)
 
 
 def find(selector: str | None, qmp: str | None = None) -> Vm:

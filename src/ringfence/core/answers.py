@@ -1,4 +1,4 @@
-"""PURE: reading what QEMU and the guest's agent answered, neither of whom is trusted.
+"""PURE: reading what QEMU, the guest's agent and the kernel answered; the first two are not trusted.
 
 What is not as expected raises one of `ILL_FORMED`; `ill_formed` makes of that an error which says whose answer it
 was. The driver does so for all steps; only where a guest's nonsense must not spoil the rest do they themselves.
@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from ringfence.core.requests import Agent, Qmp, Wait
-from ringfence.errors import GuestError, MonitorProtocolError
+from ringfence.errors import GuestError, HostError, MonitorProtocolError
 
 ILL_FORMED = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)
 """What Python raises when a member is missing, or of another type than it is used as."""
@@ -43,7 +43,7 @@ def entries(value: Any) -> list[dict[str, Any]]:
     return [fields(entry) for entry in value]
 
 
-def ill_formed(asked: Qmp | list[Qmp] | Agent | Wait, error: Exception) -> MonitorProtocolError | GuestError:
+def ill_formed(asked: Any, error: Exception) -> MonitorProtocolError | GuestError | HostError:
     """What to raise for the answer to `asked`, or one of them, when reading it raised one of `ILL_FORMED`."""
     why = f"it has no {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__
     tail = f"is not of the form expected: {why}"
@@ -56,9 +56,12 @@ def ill_formed(asked: Qmp | list[Qmp] | Agent | Wait, error: Exception) -> Monit
             return MonitorProtocolError(f"QEMU's event {' or '.join(events)} {tail}", hint=unknown)
         case Qmp(command):
             whose = command
-        case _:
-            command = asked[0].command
+        case [Qmp(command), *_]:
             whose = f"one of {', '.join(dict.fromkeys(request.command for request in asked))}"
+        case _:
+            first = asked[0] if isinstance(asked, list) else asked
+            path = str(first[0])
+            return HostError(f"what the kernel tells by {path} {tail}", path=path, hint="see that file")
     hint = f"`ringfence monitor VM --qmp {command}` shows it; {unknown}"
     return MonitorProtocolError(f"QEMU's answer to {whose} {tail}", hint=hint)
 

@@ -1,7 +1,7 @@
 """The knob contract.
 
-A knob is one resource that can be read and changed on a running VM. It is a module of plain generators and pure
-functions gathered in one object with the shape of `Knob`. Its life:
+A knob is one resource that can be read and changed on a running VM or container. It is a module of plain
+generators and pure functions gathered in one object with the shape of `Knob`. Its life:
 
     observe   steps that only read; one `Part` for each instance (one per disk, one for the memory, ...)
     check     pure: is this wanted value possible? raises UsageError or TenantError, before anything is changed
@@ -15,10 +15,13 @@ from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
-from ringfence.core.requests import Agent, Qmp, Steps
+from ringfence.core.requests import Change, Steps
 from ringfence.errors import TenantError
 
 Value: TypeAlias = int | str
+
+VM, CONTAINER = "vm", "container"
+ONLY_VMS, EVERY_TENANT = frozenset({VM}), frozenset({VM, CONTAINER})
 
 
 class Verdict(StrEnum):
@@ -44,6 +47,7 @@ class Row(NamedTuple):
     :param lifts: whether `unlimited` is a value of it.
     :param main: shown by default; the others only when set, or on request.
     :param read_only: observed, and never a value to set.
+    :param modifies: the key that this one only says the manner of; it has no state of its own to be met or kept.
     """
 
     key: str
@@ -54,6 +58,7 @@ class Row(NamedTuple):
     main: bool = True
     lifted: str = "unlimited"
     read_only: bool = False
+    modifies: str = ""
 
 
 class Advice(NamedTuple):
@@ -138,6 +143,8 @@ class Knob(Protocol):
     """The shape of a knob; `ringfence.knobs.registry` lists them all."""
 
     prefix: str
+    tenants: frozenset[str]
+    """Kinds of tenants that it concerns, `VM`, `CONTAINER`."""
     rows: tuple[Row, ...]
     events: tuple[str, ...]
     """QEMU's events that `apply` waits for; the driver listens from before its first request."""
@@ -151,7 +158,7 @@ class Knob(Protocol):
     def check(self, part: Part, wants: Wants, *, force: bool) -> None:
         """Raise UsageError or TenantError when `wants` cannot be; `force` skips what protects the guest only."""
 
-    def changes(self, part: Part, wants: Wants) -> list[Qmp | Agent]:
+    def changes(self, part: Part, wants: Wants) -> Sequence[Change]:
         """The requests that `apply` sends to change the VM; empty when it already is as wanted."""
 
     def apply(self, part: Part, wants: Wants, *, timeout_s: float, force: bool) -> Steps[Outcome]:
@@ -177,4 +184,23 @@ class Foresees(Protocol):
         """The part as the steps before it will have left it; pure.
 
         :param earlier: the parts of those steps, of any knob, themselves foreseen, and what is wanted of them.
+        """
+
+
+@runtime_checkable
+class InStep(Protocol):
+    """What a knob also has when `changes` does not tell whether anything is left to do."""
+
+    def in_step(self, part: Part, wants: Wants) -> bool:
+        """Whether the part is as wanted, so that nothing need be done; pure."""
+
+
+@runtime_checkable
+class Watches(Protocol):
+    """What a knob also has when a change of it may show only seconds later that something has gone wrong."""
+
+    def watch(self, part: Part, wants: Wants) -> Steps[str]:
+        """Look on after a change that was applied; gives what is wrong and what helps, empty when nothing is.
+
+        :param part: as it was before the change.
         """

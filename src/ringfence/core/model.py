@@ -1,4 +1,4 @@
-"""What is known about a virtual machine from outside, before anybody speaks to it.
+"""What is known about a virtual machine, or a container, from outside, before anybody speaks to it.
 
 NamedTuples, not dataclasses: these are built when the command line starts, where a dataclass costs six times
 as much to define.
@@ -6,7 +6,7 @@ as much to define.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 
 class Address(NamedTuple):
@@ -47,6 +47,7 @@ class Nic(NamedTuple):
 
     :param backend: `tap`, `user`, `bridge`, `vhost-user`, ...
     :param ifname: the host's interface for tap, else empty.
+    :param netdev: the id of its `-netdev`, empty without one.
     """
 
     id: str
@@ -54,6 +55,7 @@ class Nic(NamedTuple):
     backend: str
     ifname: str
     mac: str
+    netdev: str = ""
 
 
 class Vm(NamedTuple):
@@ -92,3 +94,28 @@ class Vm(NamedTuple):
     def hmp_addresses(self) -> tuple[Address, ...]:
         """Sockets with a human monitor, in the order of the command line."""
         return tuple(m.address for m in self.monitors if m.kind == "hmp" and m.address is not None)
+
+
+class Container(NamedTuple):
+    """A container, or any other cgroup with a name.
+
+    :param name: as its engine calls it, else its id; for a cgroup that was given by path, the path.
+    :param id: the engine's own, empty for a plain cgroup.
+    :param engine: `docker`, `podman`, `nspawn`, `lxc`, `kubernetes`, `runc`, ..., or `cgroup`.
+    :param pid: one of its processes, its first where that can be told; 0 when there is none.
+    :param cgroup: path of its group below the hierarchies' mounts; on v1 that of the one that was looked at.
+    """
+
+    name: str
+    id: str
+    engine: str
+    pid: int
+    cgroup: str
+
+    @property
+    def selector(self) -> str:
+        """How to name it on a command line."""
+        return f"cgroup:{self.cgroup}" if self.engine == "cgroup" else f"container:{self.name}"
+
+
+Tenant: TypeAlias = Vm | Container

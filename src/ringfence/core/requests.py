@@ -1,14 +1,61 @@
 """Requests as data: what a knob yields, and what it is sent back.
 
-A knob's steps are a plain generator. It yields one request, or a list of requests that may be sent without
-waiting for each other, and is sent the answer, or the list of answers in the same order. An error is thrown
-into the generator at the `yield`. Nothing here does I/O; `ringfence.engine.driver` runs it.
+A knob's steps are a plain generator. It yields one request, or a list of requests (all to QEMU, or all to the
+host) that may be sent without waiting for each other, and is sent the answer, or the list of answers in the same
+order. An error is thrown into the generator at the `yield`. Nothing here does I/O: `ringfence.engine.driver` does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
-from typing import Any, NamedTuple, TypeAlias, TypeVar
+from collections.abc import Generator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
+
+if TYPE_CHECKING:
+    from ringfence.core.host_requests import (
+        BlockDevices as BlockDevices,
+    )
+    from ringfence.core.host_requests import (
+        DeviceOf as DeviceOf,
+    )
+    from ringfence.core.host_requests import (
+        GetAffinity as GetAffinity,
+    )
+    from ringfence.core.host_requests import (
+        HostRequest as HostRequest,
+    )
+    from ringfence.core.host_requests import (
+        ListDir as ListDir,
+    )
+    from ringfence.core.host_requests import (
+        MakeDir as MakeDir,
+    )
+    from ringfence.core.host_requests import (
+        Netlink as Netlink,
+    )
+    from ringfence.core.host_requests import (
+        Placement as Placement,
+    )
+    from ringfence.core.host_requests import (
+        ReadFile as ReadFile,
+    )
+    from ringfence.core.host_requests import (
+        ReadLink as ReadLink,
+    )
+    from ringfence.core.host_requests import (
+        RemoveDir as RemoveDir,
+    )
+    from ringfence.core.host_requests import (
+        SetAffinity as SetAffinity,
+    )
+    from ringfence.core.host_requests import (
+        Systemd as Systemd,
+    )
+    from ringfence.core.host_requests import (
+        Tasks as Tasks,
+    )
+    from ringfence.core.host_requests import (
+        WriteFile as WriteFile,
+    )
 
 
 class Qmp(NamedTuple):
@@ -75,6 +122,22 @@ class Progress(NamedTuple):
     unit: str
 
 
-Request: TypeAlias = Qmp | Agent | Wait | Clock | WallClock | HostRss | Progress
 T = TypeVar("T")
-Steps: TypeAlias = Generator[Request | list[Qmp], Any, T]
+
+if TYPE_CHECKING:
+    Request: TypeAlias = Qmp | Agent | Wait | Clock | WallClock | HostRss | Progress | HostRequest
+    Change: TypeAlias = Qmp | Agent | HostRequest
+    Steps: TypeAlias = Generator[Request | list[Qmp] | Sequence[HostRequest], Any, T]
+else:
+    Request = Change = NamedTuple
+    Steps = Generator[Any, Any, T]
+
+
+def __getattr__(name: str) -> object:
+    """The host's requests: defined only for who asks for one."""
+    from ringfence.core import host_requests
+
+    try:
+        return getattr(host_requests, name)
+    except AttributeError:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None

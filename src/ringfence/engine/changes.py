@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
-from ringfence.core.knob import Foresees, Knob, Makes, Observation, Outcome, Part, Row, Value, Verdict, Wants
-from ringfence.core.requests import Agent, Qmp
+from ringfence.core.knob import (
+    VM,
+    Foresees,
+    InStep,
+    Knob,
+    Makes,
+    Observation,
+    Outcome,
+    Part,
+    Row,
+    Value,
+    Verdict,
+    Wants,
+    Watches,
+)
+from ringfence.core.requests import Change
 from ringfence.engine.driver import Edges, ProgressCallback, no_progress, observe, run
 from ringfence.errors import (
+    HostError,
     InterruptError,
     MonitorGoneError,
     MonitorProtocolError,
@@ -57,9 +73,19 @@ class Step(NamedTuple):
     wants: Wants
     keys: Mapping[str, registry.Key]
 
-    def requests(self) -> list[Qmp | Agent]:
+    def requests(self) -> Sequence[Change]:
         """Exactly what would be sent to change the VM."""
         return self.knob.changes(self.part, self.wants)
+
+    def in_step(self) -> bool:
+        """Whether the part is as wanted already."""
+        if isinstance(self.knob, InStep):
+            return self.knob.in_step(self.part, self.wants)
+        return not self.knob.changes(self.part, self.wants)
+
+    def names(self) -> set[str]:
+        """The keys as results name them."""
+        return {self._observation(leaf, self.part).key for leaf in self.keys}
 
     def notes(self) -> tuple[str, ...]:
         """What else is to be known of what would be changed, such as who shares it."""
@@ -106,11 +132,15 @@ _EXIT_CODES = {
     Verdict.NOT_ATTEMPTED: 4,
 }
 _PARTLY = _EXIT_CODES[Verdict.PARTIAL]
-_REFUSER_CODES = {"QEMU": 4, "ringfence": 2, "guest": 6}
+_REFUSER_CODES = {"QEMU": 4, "ringfence": 2, "guest": 6, "kernel": 5, "systemd": 5}
 
 
-async def plan(edges: Edges, values: Mapping[str, str | int | float | None], *, force: bool = False) -> list[Step]:
+async def plan(
+    edges: Edges, values: Mapping[str, str | int | float | None], *, force: bool = False, kind: str = VM
+) -> list[Step]:
     """Read what the values concern and check all of them. Changes nothing.
+
+    :param kind: of tenant: a knob that does not concern it is refused.
 
     :param values: key to a value as a user writes it, a number in the key's base unit, or None for unlimited.
     :raise UsageError: an unknown key or instance, a bad or impossible value; tells of every such one.
@@ -121,40 +151,93 @@ async def plan(edges: Edges, values: Mapping[str, str | int | float | None], *, 
     for text, value in values.items():
         try:
             key = registry.parse_key(text)
+            if kind not in key.knob.tenants:
+                raise _not_for(text, kind)
             wanted.append((key, registry.parse_value(key, value)))
         except UsageError as error:
             problems.append(error)
-    observed: dict[Knob, tuple[Part, ...]] = {}
+    observed = await observe_all(edges, (key.knob for key, _ in wanted))
+    steps, found = steps_of(wanted, observed, force=force)
+    problems += [problem.error for problem in found]
+    if problems:
+        raise together(problems)
+    return steps
+
+
+class Problem(NamedTuple):
+    """Why some keys cannot be what is wanted of them: UsageError or TenantError."""
+
+    keys: tuple[str, ...]
+    error: RingfenceError
+
+
+def steps_of(
+    wanted: Iterable[tuple[registry.Key, Value | None]], observed: Mapping[Knob, tuple[Part, ...]], *, force: bool
+) -> tuple[list[Step], list[Problem]]:
+    """The steps from what was observed to what is wanted, in order, and all that stands against it. Pure.
+
+    :param observed: the parts of every knob that `wanted` names.
+    """
+    steps, problems = gathered(wanted, observed)
+    return steps, problems + refusals(steps, force=force)
+
+
+def gathered(
+    wanted: Iterable[tuple[registry.Key, Value | None]], observed: Mapping[Knob, tuple[Part, ...]]
+) -> tuple[list[Step], list[Problem]]:
+    """One step for each part that is named, in order, not yet checked; and the keys that name none. Pure."""
+    problems: list[Problem] = []
     steps: dict[tuple[Knob, str], Step] = {}
     for key, wish in wanted:
-        if key.knob not in observed:
-            observed[key.knob] = await _observe(edges, key.knob)
         try:
             part = registry.pick(observed[key.knob], key)
             identity = part.identity or part.name
-            step = steps.setdefault((key.knob, identity), Step(key.knob, part, {}, {}))
+            step = steps.get((key.knob, identity)) or Step(key.knob, part, {}, {})
             if key.leaf in step.keys:
                 same = step.keys[key.leaf].text
                 raise UsageError(f"{key.text} and {same} are the same", hint="give it once")
         except UsageError as error:
-            problems.append(error)
+            problems.append(Problem((key.text,), error))
             continue
-        steps[key.knob, identity] = step._replace(
-            wants={**step.wants, key.leaf: wish}, keys={**step.keys, key.leaf: key}
+        steps[key.knob, identity] = Step(
+            step.knob, part, {**step.wants, key.leaf: wish}, {**step.keys, key.leaf: key}
         )
-    ordered = _in_order(list(steps.values()))
-    for step in ordered:
+    return _in_order(list(steps.values())), problems
+
+
+def refusals(steps: Iterable[Step], *, force: bool) -> list[Problem]:
+    """Why steps cannot be taken, by their knobs' own checks. Pure."""
+    problems: list[Problem] = []
+    for step in steps:
         try:
             step.knob.check(step.part, step.wants, force=force)
         except (UsageError, TenantError) as error:
-            problems.append(error)
-    if problems:
-        raise _together(problems)
-    return ordered
+            problems.append(Problem(tuple(key.text for key in step.keys.values()), error))
+    return problems
+
+
+async def observe_all(edges: Edges, knobs: Iterable[Knob]) -> dict[Knob, tuple[Part, ...]]:
+    """Read every instance of these knobs, each knob once.
+
+    :raise MonitorError: QEMU went away, does not answer, or answers what cannot be read. Nothing was changed.
+    """
+    return {knob: await _observe(edges, knob) for knob in dict.fromkeys(knobs)}
+
+
+def _not_for(key: str, kind: str) -> UsageError:
+    first, _, leaf = key.rpartition(".")
+    hint = (
+        f"at the host's device: {first}.host.{leaf}"
+        if key.startswith("disk.")
+        else "`ringfence show` lists its keys"
+    )
+    return UsageError(f"{key} is not for a {kind}", hint=hint)
 
 
 def _in_order(steps: list[Step]) -> list[Step]:
     """Steps that make what others need first, else as the user wrote them; each as the ones before leave it."""
+    if len(steps) < 2:
+        return steps
     ordered: list[Step] = []
     for step in sorted(steps, key=lambda step: not isinstance(step.knob, Makes)):
         if isinstance(step.knob, Foresees):
@@ -173,7 +256,7 @@ async def _observe(edges: Edges, knob: Knob) -> tuple[Part, ...]:
         raise
 
 
-def _together(problems: list[RingfenceError]) -> RingfenceError:
+def together(problems: Sequence[RingfenceError]) -> RingfenceError:
     """One error of several; what the VM lacks matters only once the request itself can be meant."""
     if len(problems) == 1:
         return problems[0]
@@ -224,9 +307,35 @@ async def apply(
         if changed:  # a code of 2 promises that nothing was
             told = [r._replace(exit_code=_PARTLY) if r.exit_code == UsageError.exit_code else r for r in told]
         results += told
+        if step.knob.prefix == "vcpus" and changed:
+            await _join(edges)
         if outcome.verdict is not Verdict.APPLIED:
             stopped = f"{results[-1].key} was not applied"
     return results
+
+
+async def watched(edges: Edges, steps: list[Step], results: list[Result]) -> list[Result]:
+    """The results, with a note where what was applied shows within seconds that something went wrong."""
+    found: dict[str, str] = {}
+    for step in steps:
+        keys = step.names()
+        applied = all(r.verdict is Verdict.APPLIED for r in results if r.key in keys)
+        if not applied or not isinstance(step.knob, Watches):
+            continue
+        try:
+            wrong = await run(step.knob.watch(step.part, step.wants), edges)
+        except RingfenceError:
+            continue  # the change itself was read back
+        found |= dict.fromkeys(keys, wrong) if wrong else {}
+    return [r._replace(notes=(*r.notes, found[r.key])) if r.key in found else r for r in results]
+
+
+async def _join(edges: Edges) -> None:
+    """Threads of new vCPUs join the groups of the others; where none can be told, there is nothing to join."""
+    from ringfence.knobs.host.join import join
+
+    with suppress(HostError):
+        await observe(join(), edges)
 
 
 async def _ended(edges: Edges, step: Step, error: RingfenceError) -> Outcome:
@@ -254,10 +363,10 @@ async def _read_back(edges: Edges, step: Step) -> Part | None:
             parts = await observe(step.knob.observe(), edges)
     except RingfenceError:
         return None
-    return _same(parts, step.part)
+    return same(parts, step.part)
 
 
-def _same(parts: tuple[Part, ...], wanted: Part) -> Part | None:
+def same(parts: tuple[Part, ...], wanted: Part) -> Part | None:
     """The same instance as it is now; None when there is none any more."""
     identity = wanted.identity or wanted.name
     return next((part for part in parts if (part.identity or part.name) == identity), None)

@@ -54,7 +54,7 @@ async def examine(
     except RingfenceError as error:
         return [*findings, _failed("qmp", error)]
     async with opened:
-        findings.append(await _agent(opened))
+        findings.append(await _agent(vm, opened))
         for knob in registry.knobs():
             try:
                 parts = await observe(knob.observe(), opened.edges)
@@ -81,8 +81,8 @@ def _monitors(vm: Vm) -> list[Finding]:
     return []
 
 
-async def _agent(opened: OpenVm) -> Finding:
-    if opened.info.agent is None:
+async def _agent(vm: Vm, opened: OpenVm) -> Finding:
+    if vm.agent is None:
         return Finding(
             "agent", Health.MISSING, "no guest agent channel: the guest cannot be asked or helped", AGENT_OPTIONS
         )

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ringfence.core.model import Address, Vm
 from ringfence.errors import MonitorBusyError, MonitorError, TenantError
-from ringfence.qemu.managers import LIBVIRT
-from ringfence.qemu.session import Session
+from ringfence.qemu.managers import LIBVIRT, is_own_socket
 
 if TYPE_CHECKING:
+    import asyncio
+
+    from ringfence.qemu.brief import BriefSession
     from ringfence.qemu.door import QmpDoor
+    from ringfence.qemu.session import Session
 
 GREETING_TIMEOUT_S = 2.0
 """A hundred times what a free monitor takes; who holds one for a burst of commands has left it by then."""
 
 _HEAD_START_S = 0.02
 """A free monitor greets within a millisecond or two; who has not by then may be serving somebody else."""
+
+_BRIEFLY_S = 0.2
+"""On a busy host a free monitor may take a while, too; to load what waits better takes half as long."""
 
 _MANAGERS_OWN = ("/var/lib/libvirt/", "/run/libvirt/", "/var/run/qemu-server/", "/run/qemu-server/")
 
@@ -45,6 +50,20 @@ async def open_session(vm: Vm, *, timeout_s: float = GREETING_TIMEOUT_S) -> QmpD
         raise
 
 
+def open_briefly(vm: Vm, *, timeout_s: float = GREETING_TIMEOUT_S) -> BriefSession | None:
+    """A session without an event loop on a socket that is no manager's; None when none greets at once."""
+    from ringfence.qemu.brief import BriefSession
+
+    patience_s = min(timeout_s, _BRIEFLY_S / len(vm.qmp_addresses)) if vm.qmp_addresses else 0.0
+    for address in vm.qmp_addresses:
+        if address.path and not address.path.startswith(_MANAGERS_OWN) and not is_own_socket(address):
+            try:
+                return BriefSession.open(address, timeout_s=patience_s)
+            except MonitorError:
+                continue
+    return None
+
+
 def _holders(addresses: Sequence[Address], pid: int) -> str:
     """Which processes are being served on these sockets, as a sentence; empty when that cannot be seen."""
     from ringfence.host.socket_table import SocketTable
@@ -56,7 +75,7 @@ def _holders(addresses: Sequence[Address], pid: int) -> str:
 
 
 async def _beside_libvirt(vm: Vm, timeout_s: float) -> QmpDoor:
-    from ringfence.qemu.libvirt import LibvirtSession, is_own_socket
+    from ringfence.qemu.libvirt import LibvirtSession
 
     others = [address for address in vm.qmp_addresses if not is_own_socket(address)]
     own = [address for address in vm.qmp_addresses if is_own_socket(address)]
@@ -78,6 +97,8 @@ async def _beside_libvirt(vm: Vm, timeout_s: float) -> QmpDoor:
 
 
 async def _any_of(addresses: Sequence[Address], timeout_s: float) -> Session:
+    from ringfence.qemu.session import Session
+
     if len(addresses) == 1:
         return await Session.open(addresses[0], timeout_s=timeout_s)
     return await _first_to_greet(addresses, timeout_s)
@@ -93,6 +114,10 @@ def _no_socket(vm: Vm) -> TenantError:
 
 async def _first_to_greet(addresses: Sequence[Address], timeout_s: float) -> Session:
     """Try one socket after the other, each with a head start on the next, not waiting for a silent one to fail."""
+    import asyncio
+
+    from ringfence.qemu.session import Session
+
     waiting = list(addresses)
     running: set[asyncio.Task[Session]] = set()
     errors: list[MonitorError] = []

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from ringfence.core.answers import ILL_FORMED, ill_formed
@@ -14,7 +13,6 @@ from ringfence.core.requests import (
     HostRss,
     Progress,
     Qmp,
-    Request,
     Steps,
     Wait,
     WallClock,
@@ -28,7 +26,8 @@ from ringfence.errors import (
 )
 
 if TYPE_CHECKING:
-    from ringfence.core.model import Address
+    from ringfence.core.model import Address, Tenant
+    from ringfence.host.edge import HostEdge
     from ringfence.qemu.agent import AgentSession
     from ringfence.qemu.door import Events, QmpDoor
 
@@ -36,8 +35,21 @@ ANSWER_TIMEOUT_S = 5.0
 """A QEMU that its own limits starve of CPU was seen to take 0.1 s; fifty times that without an answer means no."""
 _AGENT_OPEN_S = 1.0  # an agent that runs answers within milliseconds
 
+_TRUSTED = (Clock, WallClock, HostRss, Progress)
+"""Requests that are answered from here: what follows reads somebody else's answer, of before."""
+
 T = TypeVar("T")
 ProgressCallback: TypeAlias = Callable[[Progress], None]
+
+
+Pause: TypeAlias = Callable[[float], Awaitable[None]]
+
+
+async def sleep(seconds: float) -> None:
+    """`asyncio.sleep`, imported when somebody has to wait: not every change does."""
+    import asyncio
+
+    await asyncio.sleep(seconds)
 
 
 def no_progress(_: Progress) -> None:
@@ -45,24 +57,75 @@ def no_progress(_: Progress) -> None:
 
 
 class Edges:
-    """What the steps of one VM reach: its monitor, its guest's agent, its process.
+    """What the steps of one tenant reach: a VM's monitor, its guest's agent, its process, the host's kernel.
 
     The agent's channel takes one client at a time, so it is opened on its first use and released when the steps
-    that used it end. Until then an agent that was found absent is not asked again.
+    that used it end. Until then an agent that was found absent is not asked again. The monitor and the host are
+    opened on their first use and kept.
 
+    :param session: the monitor when it is open already.
     :param answer_timeout_s: how long QEMU, and at most how long the agent, may take for one answer.
+    :param opener: opens the monitor when it is needed; without it, and without `session`, there is none.
+    :param tenant: whose threads and groups the host is asked for; without it those of `pid`.
+    :param host: another host's kernel than this one's, such as one made of files.
+    :param pause: how to wait: in the event loop, unless there is none.
     """
 
     def __init__(
-        self, session: QmpDoor, agent: Address | None, pid: int, *, answer_timeout_s: float = ANSWER_TIMEOUT_S
+        self,
+        session: QmpDoor | None = None,
+        agent: Address | None = None,
+        pid: int = 0,
+        *,
+        answer_timeout_s: float = ANSWER_TIMEOUT_S,
+        opener: Callable[[], Awaitable[QmpDoor]] | None = None,
+        tenant: Tenant | None = None,
+        host: HostEdge | None = None,
+        pause: Pause = sleep,
     ) -> None:
-        self.session = session
         self.answer_timeout_s = answer_timeout_s
+        self.pause = pause
         self.interrupted = False
+        self._session = session
+        self._opener = opener
+        self._session_error: RingfenceError | None = None
         self._agent_address = agent
         self._agent: AgentSession | None = None
         self._agent_error: AgentAbsentError | None = None
         self._pid = pid
+        self._tenant = tenant
+        self._host = host
+
+    @property
+    def session(self) -> QmpDoor:
+        """The monitor, open.
+
+        :raise MonitorError: there is none, or it is not open.
+        """
+        if self._session is None:
+            raise self._session_error or MonitorError("this tenant has no monitor that could be asked")
+        return self._session
+
+    async def monitor(self) -> QmpDoor:
+        """The monitor, opened now where it was not yet; one that could not be opened is not tried again.
+
+        :raise RingfenceError: as the opener does.
+        """
+        if self._session is None and self._opener is not None and self._session_error is None:
+            try:
+                self._session = await self._opener()
+            except RingfenceError as error:
+                self._session_error = error
+        return self.session
+
+    @property
+    def host(self) -> HostEdge:
+        """The kernel of this host, as it concerns this tenant."""
+        if self._host is None:
+            from ringfence.host.edge import HostEdge
+
+            self._host = HostEdge.of(self._tenant, pid=self._pid)
+        return self._host
 
     def interrupt(self) -> None:
         """Have steps that are under way end: their next wait raises InterruptError, so that they leave order."""
@@ -106,7 +169,10 @@ class Edges:
     async def close(self) -> None:
         """Release the agent and the monitor; what was changed stays."""
         await self.release_agent()
-        await self.session.close()
+        if self._session is not None:
+            await self._session.close()
+        if self._host is not None:
+            await self._host.close()
 
 
 async def observe(steps: Steps[T], edges: Edges) -> T:
@@ -133,7 +199,8 @@ async def run(
     """
     if not events:
         return await _Drive(edges, progress=progress).run(steps)
-    with edges.session.listen(events) as listener:
+    session = await edges.monitor()
+    with session.listen(events) as listener:
         return await _Drive(edges, listener, progress).run(steps)
 
 
@@ -160,7 +227,7 @@ class _Drive:
     async def run(self, steps: Steps[T]) -> T:
         error: RingfenceError | None = None
         answer: Any = None
-        asked: Qmp | list[Qmp] | Agent | Wait | None = None
+        asked: Any = None
         try:
             while True:
                 try:
@@ -177,15 +244,15 @@ class _Drive:
                     answer = await self._answer(request)
                 except RingfenceError as caught:
                     error = caught
-                if isinstance(request, list | Qmp | Agent) or (isinstance(request, Wait) and answer):
+                if answer if isinstance(request, Wait) else not isinstance(request, _TRUSTED):
                     asked = request
         finally:
             await self._edges.release_agent()
 
-    async def _answer(self, request: Request | list[Qmp]) -> Any:
+    async def _answer(self, request: Any) -> Any:
         edges = self._edges
         match request:
-            case list() | Qmp():
+            case Qmp() | [Qmp(), *_]:
                 return await self._qmp(request)
             case Agent(command, arguments, timeout_s):
                 agent = await edges.agent()
@@ -202,10 +269,12 @@ class _Drive:
             case Progress():
                 self._progress(request)
                 return None
+            case _:
+                return await edges.host.answer(request)
 
     async def _qmp(self, request: Qmp | list[Qmp]) -> Any:
-        session, clock, late = self._edges.session, asyncio.get_running_loop().time, False
-        start = clock()
+        session, late = await self._edges.monitor(), False
+        start = time.monotonic()
         try:
             if isinstance(request, Qmp):
                 return await session.execute(request.command, request.arguments or None, timeout_s=self._left_s)
@@ -216,7 +285,7 @@ class _Drive:
             raise
         finally:
             if self._shared:
-                self._left_s = max(0.0, self._left_s - (clock() - start))
+                self._left_s = max(0.0, self._left_s - (time.monotonic() - start))
             self._shared = self._shared or late
 
     async def _wait(self, events: tuple[str, ...], timeout_s: float) -> dict[str, Any] | None:
@@ -225,7 +294,7 @@ class _Drive:
         if events:
             event = await self._event(events, timeout_s)
         else:
-            await asyncio.sleep(timeout_s)
+            await self._edges.pause(timeout_s)
         self._refuse_interrupted()
         return event
 

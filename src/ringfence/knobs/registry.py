@@ -6,6 +6,7 @@ would else go into the modules of knobs that it has nothing to do with.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cache, lru_cache
 from importlib import import_module
 from typing import NamedTuple
@@ -20,11 +21,15 @@ class Listed(NamedTuple):
 
     :param stems: what its keys are, or begin with, blanks in between; `<...>` is any name.
     :param module: below `ringfence.knobs`; `name` the knob's class there.
+    :param brief: its steps await no event and ask no guest, so that a command can do without an event loop.
+    :param host: it asks the host, and QEMU only for what it can do without.
     """
 
     stems: str
     module: str
     name: str
+    brief: bool = False
+    host: bool = False
 
     def may_have(self, text: str) -> bool:
         """Whether a key may be one of this knob's; some are not."""
@@ -32,14 +37,32 @@ class Listed(NamedTuple):
 
 
 LISTED = (
-    Listed("memory.", "memory", "MemoryTarget"),
+    Listed("memory.target memory.ramp memory.boot memory.plugged memory.ballooned", "memory", "MemoryTarget"),
+    Listed("memory.deflate_on_oom memory.free_page_reporting", "memory.options", "BalloonOptions", brief=True),
     Listed("vcpus", "vcpus", "Vcpus"),
     Listed(
-        "disk.<disk>.iops disk.<disk>.bps disk.<disk>.io_size disk.<disk>.group", "disk.throttle", "DiskThrottle"
+        "disk.<disk>.iops disk.<disk>.bps disk.<disk>.io_size disk.<disk>.group",
+        "disk.throttle",
+        "DiskThrottle",
+        brief=True,
     ),
-    Listed("disk.<disk>.pool", "disk.membership", "PoolMembership"),
-    Listed("disk.<disk>.latency_histogram", "disk.histogram", "LatencyHistogram"),
-    Listed("pool.<pool>.", "disk.pools", "Pools"),
+    Listed("disk.<disk>.pool", "disk.membership", "PoolMembership", brief=True),
+    Listed("disk.<disk>.latency_histogram", "disk.histogram", "LatencyHistogram", brief=True),
+    Listed("pool.<pool>.", "disk.pools", "Pools", brief=True),
+    Listed("cpu.cap cpu.weight cpu.burst", "host.cpu", "CpuTime", brief=True, host=True),
+    Listed("cpu.vcpus.cap", "host.vcpu_cpu", "VcpusTime", brief=True, host=True),
+    Listed("cpu.vcpu.<n>.cap", "host.vcpu_cpu", "VcpuTime", brief=True, host=True),
+    Listed(
+        "memory.limit memory.high memory.low memory.guarantee memory.swap",
+        "host.memory",
+        "MemoryLimits",
+        brief=True,
+        host=True,
+    ),
+    Listed("memory.oom_score", "host.oom", "OomScore", brief=True, host=True),
+    Listed("disk.<disk>.host.", "host.disk", "HostDisk", brief=True),
+    Listed("pids.limit", "host.pids", "PidsLimit", brief=True, host=True),
+    Listed("net.<if>.egress net.<if>.ingress", "net.knob", "NetShaping", host=True),
 )
 """In the order of the docs, and of `show`."""
 
@@ -64,6 +87,16 @@ class Key(NamedTuple):
     instance: str
     leaf: str
     row: Row
+
+
+def are_brief(keys: Iterable[str]) -> bool:
+    """Whether whatever knobs these keys may belong to are all `brief`. Imports none of them."""
+    return all(listed.brief for key in keys for listed in LISTED if listed.may_have(key))
+
+
+def are_the_hosts(keys: Iterable[str]) -> bool:
+    """Whether whatever knobs these keys may belong to are all `host`: no monitor has to be open for them."""
+    return all(listed.host for key in keys for listed in LISTED if listed.may_have(key))
 
 
 def rows() -> tuple[Row, ...]:
@@ -135,6 +168,8 @@ def parse_value(key: Key, value: str | int | float | None) -> Value | None:
         return _name(key, str(value))
     if unit == units.SWITCH:
         return _switch(key, str(value))
+    if unit == units.INTEGER:
+        return _integer(key, value)
     if isinstance(value, str):
         try:
             number = int(units.parse_seconds(value)) if unit == units.SECONDS else units.parse(unit, value)
@@ -147,6 +182,16 @@ def parse_value(key: Key, value: str | int | float | None) -> Value | None:
         if number != value or number < 0:
             raise UsageError(f"{key.text}={value} is no whole number from 0 up", hint="give an integer")
     return None if number == 0 and key.row.lifts and unit != units.SECONDS else number
+
+
+def _integer(key: Key, value: str | int | float) -> int:
+    try:
+        number = int(value)
+    except ValueError:
+        raise UsageError(f"{key.text}={value} is no whole number", hint="such as 0, 500 or -500") from None
+    if number != float(value):
+        raise UsageError(f"{key.text}={value} is no whole number", hint="such as 0, 500 or -500")
+    return number
 
 
 def _name(key: Key, value: str) -> str:

@@ -74,10 +74,12 @@ class Tree:
             raise HostError("the kernel's package holds no /boot/vmlinuz", hint="report this")
         return kernels[-1]
 
-    def modules(self) -> dict[str, bytes]:
-        """The guest's kernel modules, decompressed, each after those it depends on. Built-in ones are left out.
+    def modules(
+        self, required: Sequence[str] = REQUIRED_MODULES, optional: Sequence[str] = OPTIONAL_MODULES
+    ) -> dict[str, bytes]:
+        """Kernel modules, decompressed, each after those it depends on. Built-in ones are left out.
 
-        :raise HostError: one that a guest cannot do without is missing.
+        :raise HostError: one of `required`, or one that another needs, is missing.
         """
         base = self._modules_dir()
         builtin = {_module_name(line) for line in (base / "modules.builtin").read_text().splitlines()}
@@ -94,7 +96,7 @@ class Tree:
                 add(needed)
             ordered[name] = content
 
-        for name in (*REQUIRED_MODULES, *(name for name in OPTIONAL_MODULES if name in files)):
+        for name in (*required, *(name for name in optional if name in files)):
             add(name)
         return ordered
 
@@ -156,8 +158,10 @@ def stage_tools(tree: Tree, into: Path) -> None:
             path.chmod(0o755)
 
 
-def write_ext4(content: Path, out: Path) -> None:
-    """Write a file system of the smallest round size that holds `content`, for reading only.
+def write_ext4(content: Path, out: Path, *, spare_bytes: int = 0) -> None:
+    """Write a file system of the smallest round size that holds `content` and as much more as `spare_bytes`.
+
+    All in it belongs to root, also when another user writes it, where the kernel has user namespaces for all.
 
     :raise HostError: mke2fs is missing or failed.
     """
@@ -166,12 +170,14 @@ def write_ext4(content: Path, out: Path) -> None:
     mke2fs = shutil.which("mke2fs", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
     if mke2fs is None:
         raise HostError("mke2fs is not installed", path="mke2fs", hint="apt install e2fsprogs")
-    used_bytes = sum(path.stat().st_size + 4096 for path in content.rglob("*"))
-    size_mib = (used_bytes * 11 // 10 >> 20) + 4
+    used_bytes = sum(path.lstat().st_size + 4096 for path in content.rglob("*"))
+    size_mib = (used_bytes * 11 // 10 + spare_bytes >> 20) + 4
     options = ("-q", "-t", "ext4", "-O", "^has_journal", "-m", "0", "-d", str(content))
-    done = subprocess.run(
-        (mke2fs, *options, str(out), f"{size_mib}M"), capture_output=True, text=True, check=False
-    )
+    line: tuple[str, ...] = (mke2fs, *options, str(out), f"{size_mib}M")
+    as_root = ("unshare", "--map-root-user")
+    if os.getuid() != 0 and subprocess.run((*as_root, "true"), capture_output=True, check=False).returncode == 0:
+        line = (*as_root, *line)
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise HostError(f"mke2fs failed: {done.stderr.strip()}", path=mke2fs, hint="check the room on the disk")
 

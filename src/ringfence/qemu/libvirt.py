@@ -23,21 +23,17 @@ from ringfence.errors import (
 )
 from ringfence.qemu import sockets
 from ringfence.qemu.hmp_text import check_line, unix_lines
+from ringfence.qemu.managers import is_own_socket
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from ringfence.core.model import Address, Vm
+    from ringfence.core.model import Vm
     from ringfence.qemu.libvirt_events import LibvirtListener
     from ringfence.qemu.schema import Schema
 
 _SYSTEM = ("/var/lib/libvirt/", "/run/libvirt/", "/var/run/libvirt/")
 _IN_DOUBT = "The command may have taken effect, or may still do so."
-
-
-def is_own_socket(address: Address) -> bool:
-    """Whether a monitor's socket is the one that libvirt makes for itself."""
-    return "/libvirt/" in address.path and address.path.endswith("/monitor.sock")
 
 
 def uri_of(vm: Vm) -> str:

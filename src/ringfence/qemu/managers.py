@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ringfence.core.model import Address
 from ringfence.qemu.options import Option, keyval
 
 PLAIN, LIBVIRT, PROXMOX, INCUS = "plain", "libvirt", "proxmox", "incus"
@@ -38,3 +39,8 @@ def master_key_folder(options: Sequence[Option]) -> str:
             if file.endswith("/master-key.aes"):
                 return file.removesuffix("/master-key.aes")
     return ""
+
+
+def is_own_socket(address: Address) -> bool:
+    """Whether a monitor's socket is the one that libvirt made for itself."""
+    return "/libvirt/" in address.path and address.path.endswith("/monitor.sock")

@@ -16,12 +16,9 @@ from qemu.qmp.message import DeserializationError
 from ringfence.errors import (
     MonitorBusyError,
     MonitorError,
-    MonitorGoneError,
     MonitorProtocolError,
-    MonitorRefusedError,
-    MonitorTimeoutError,
 )
-from ringfence.qemu import sockets
+from ringfence.qemu import replies, sockets
 from ringfence.qemu.client import Client
 from ringfence.qemu.events import Listener
 from ringfence.qemu.hmp_text import check_line, unix_lines
@@ -36,7 +33,6 @@ if TYPE_CHECKING:
 __all__ = ["Listener", "Session"]
 
 _CLOSE_S = 1.0  # a local socket closes in well under a millisecond; past this QEMU no longer reads
-_IN_DOUBT = "The command may have taken effect, or may still do so."
 
 
 class Session:
@@ -105,12 +101,12 @@ class Session:
         :raise MonitorGoneError: the session is closed, or QEMU closed it before it answered.
         :raise MonitorProtocolError: what came back is not QMP.
         """
-        reply = await self._submit(command, arguments)
+        (reply,) = await self._submit([(command, arguments)])
         try:
             async with asyncio.timeout(timeout_s):
                 message = await reply
         except TimeoutError:
-            raise self._late(command, timeout_s) from None
+            raise replies.late(self.address, command, timeout_s) from None
         return await self._value(command, message)
 
     async def execute_all(
@@ -123,13 +119,15 @@ class Session:
         """
         if not commands:
             return []
-        replies = [await self._submit(command, arguments) for command, arguments in commands]
-        _, late = await asyncio.wait(replies, timeout=timeout_s)
-        sent = [(command, reply) for (command, _), reply in zip(commands, replies, strict=True)]
-        for command, reply in sent:
-            if reply in late:
-                raise self._late(command, timeout_s)
-        return [await self._value(command, reply.result()) for command, reply in sent]
+        awaited = await self._submit(commands)
+        names = [command for command, _ in commands]
+        try:
+            async with asyncio.timeout(timeout_s):
+                messages = [await reply for reply in awaited]
+        except TimeoutError:
+            late = next(name for name, reply in zip(names, awaited, strict=True) if _unanswered(reply))
+            raise replies.late(self.address, late, timeout_s) from None
+        return [await self._value(name, message) for name, message in zip(names, messages, strict=True)]
 
     async def hmp(self, line: str, *, timeout_s: float = 10.0) -> str:
         """Execute a line of the human monitor; gives its text, each line ended by a newline.
@@ -179,12 +177,13 @@ class Session:
         self.greeting = {"version": greeting.QMP.version, "capabilities": greeting.QMP.capabilities}
         # Without oob QEMU stops reading while it executes: 0.1 ms more for each pipelined command.
         wanted = {"enable": ["oob"]} if "oob" in greeting.QMP.capabilities else None
-        message = await (await self._submit("qmp_capabilities", wanted))
+        (reply,) = await self._submit([("qmp_capabilities", wanted)])
+        message = await reply
         await self._value("qmp_capabilities", message)
 
     def _late_connect(self, timeout_s: float) -> MonitorError:
         if self._client.greeting is not None:
-            return self._late("qmp_capabilities", timeout_s)
+            return replies.late(self.address, "qmp_capabilities", timeout_s)
         if self._socket is not None:
             return MonitorBusyError(
                 f"{self.address}: connected, but not greeted within {timeout_s:g} s: "
@@ -194,39 +193,29 @@ class Session:
         return sockets.late_connect(self.address, timeout_s)
 
     async def _submit(
-        self, command: str, arguments: Mapping[str, object] | None
-    ) -> asyncio.Future[Message | None]:
+        self, commands: Sequence[tuple[str, Mapping[str, object] | None]]
+    ) -> list[asyncio.Future[Message | None]]:
         if self._client.runstate is not Runstate.RUNNING:
             raise self._ended(await self._release())
-        return self._client.submit(command, arguments)
+        return self._client.submit(commands)
 
     async def _value(self, command: str, message: Message | None) -> Any:
         if message is None:
-            raise self._ended(await self._release(), state=_IN_DOUBT)
-        if "return" in message:
-            return message["return"]
-        error = message.get("error")
-        if not isinstance(error, dict) or not {"class", "desc"} <= error.keys():
+            raise self._ended(await self._release(), state=replies.IN_DOUBT)
+        try:
+            return replies.value(self.address, command, message)
+        except MonitorProtocolError:
             await self._release()
-            raise MonitorProtocolError(f"{self.address}: the answer to {command} is not QMP", state=_IN_DOUBT)
-        raise MonitorRefusedError(f"QEMU refused {command}: {error['desc']}", error_class=error["class"])
-
-    def _late(self, command: str, timeout_s: float) -> MonitorTimeoutError:
-        return MonitorTimeoutError(
-            f"{self.address}: no answer to {command} within {timeout_s:g} s",
-            hint="QEMU may be busy or stopped; ask again, or allow more time.",
-            state=_IN_DOUBT,
-        )
+            raise
 
     def _ended(self, cause: Exception | None, *, state: str = "") -> MonitorError:
         """What to raise for a session that `cause` has ended, None if `close` has."""
         root = getattr(cause, "exc", cause)  # the library wraps errors of the greeting
         if root is None:
-            return MonitorGoneError(f"{self.address}: the session is closed", hint="Open it again.", state=state)
+            return replies.left(self.address, state)
         truncated = isinstance(root, DeserializationError) and not root.raw.endswith(b"\n")
         if truncated or isinstance(root, EOFError | OSError):
-            message = f"{self.address}: QEMU closed the connection"
-            return MonitorGoneError(message, hint=sockets.GONE_HINT, state=state)
+            return replies.closed(self.address, state)
         if isinstance(root, DeserializationError) and root.raw.startswith(b"QEMU "):
             return MonitorProtocolError(
                 f"{self.address}: this is a human monitor, not QMP",
@@ -234,11 +223,7 @@ class Session:
                 state=state,
             )
         what = root.error_message if isinstance(root, ProtocolError) else str(root)
-        return MonitorProtocolError(
-            f"{self.address}: what came over this socket is not QMP ({what.rstrip('.')})",
-            hint="Give the socket of QEMU's -qmp option.",
-            state=state,
-        )
+        return replies.not_qmp(self.address, what, state)
 
     async def _release(self) -> Exception | None:
         """Disconnect once, whoever asks, and give what had ended the session, None when nothing had."""
@@ -259,3 +244,7 @@ class Session:
             if self._socket is not None:
                 self._socket.close()
         return None
+
+
+def _unanswered(reply: asyncio.Future[Message | None]) -> bool:
+    return reply.cancelled() or not reply.done()

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
-from ringfence.core.requests import Agent, Clock, HostRss, Progress, Qmp, Request, Steps, Wait, WallClock
-from ringfence.errors import AgentAbsentError, MonitorRefusedError, RingfenceError
+from ringfence.core.host_requests import HostRequest
+from ringfence.core.requests import Agent, Change, Clock, HostRss, Progress, Qmp, Steps, Wait, WallClock
+from ringfence.errors import AgentAbsentError, HostError, MonitorRefusedError, RingfenceError
+from ringfence.host.edge import HostEdge
 
 T = TypeVar("T")
+_HOST_READS = ("ReadFile", "ListDir", "ReadLink", "DeviceOf", "BlockDevices", "Tasks", "Placement", "GetAffinity")
 
 
 class PaperVm:
@@ -18,14 +21,22 @@ class PaperVm:
         A QMP command that is not named is refused as QEMU refuses an unknown one, an agent command that is not
         named meets no agent.
     :param events: handed to the steps' waits one by one, in order.
-    :ivar sent: every QMP and agent request, in order.
+    :param host: answers what is asked of the host, such as `FakeTree.edge`; without it nobody does.
+    :ivar sent: every QMP and agent request, in order, and every one to the host.
     :ivar now_s: virtual seconds; a wait without an event lasts its whole time-out.
     """
 
-    def __init__(self, answers: Mapping[str, Any], events: Sequence[Mapping[str, Any]] = ()) -> None:
+    def __init__(
+        self,
+        answers: Mapping[str, Any],
+        events: Sequence[Mapping[str, Any]] = (),
+        *,
+        host: HostEdge | None = None,
+    ) -> None:
         self.answers = dict(answers)
+        self.host = host
         self.events = list(events)
-        self.sent: list[Qmp | Agent] = []
+        self.sent: list[Change] = []
         self.progress: list[Progress] = []
         self.now_s = 1000.0
         self.rss_bytes: int | None = None
@@ -48,13 +59,13 @@ class PaperVm:
 
     def commands(self) -> list[str]:
         """Names of everything sent."""
-        return [r.command if isinstance(r, Qmp) else r.agent_command for r in self.sent]
+        return [_name(request) for request in self.sent]
 
-    def changes(self) -> list[Qmp | Agent]:
+    def changes(self) -> list[Change]:
         """What was sent that changes the VM."""
         return [r for r, name in zip(self.sent, self.commands(), strict=True) if not _only_reads(name)]
 
-    def _all(self, requests: Sequence[Qmp]) -> list[Any]:
+    def _all(self, requests: Sequence[Any]) -> list[Any]:
         answers: list[Any] = []
         first: RingfenceError | None = None
         for request in requests:
@@ -66,7 +77,7 @@ class PaperVm:
             raise first
         return answers
 
-    def _one(self, request: Request) -> Any:
+    def _one(self, request: Any) -> Any:
         match request:
             case Qmp(command, arguments):
                 self.sent.append(request)
@@ -83,7 +94,15 @@ class PaperVm:
                 return self.rss_bytes
             case Progress():
                 self.progress.append(request)
-        return None
+                return None
+            case _:
+                return self._host(request)
+
+    def _host(self, request: HostRequest) -> Any:
+        self.sent.append(request)
+        if self.host is None:
+            raise HostError("this VM on paper is on no host")
+        return self.host.answer_now(request)
 
     def _wait(self, names: Sequence[str], timeout_s: float) -> Mapping[str, Any] | None:
         for event in self.events:
@@ -94,8 +113,16 @@ class PaperVm:
         return None
 
 
+def _name(request: Change) -> str:
+    match request:
+        case Qmp(command) | Agent(command):
+            return command
+        case _:
+            return type(request).__name__
+
+
 def _only_reads(command: str) -> bool:
-    return command.startswith(("query-", "qom-get", "qom-list", "guest-get-"))
+    return command.startswith(("query-", "qom-get", "qom-list", "guest-get-", *_HOST_READS))
 
 
 def _give(answer: Any, arguments: Mapping[str, object]) -> Any:

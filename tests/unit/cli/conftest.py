@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import select
+import socket
 import threading
 from collections.abc import Callable
+from time import monotonic
 from typing import NamedTuple, TypeAlias
 
 import pytest
 
 from ringfence.cli import entry
 from ringfence.core.model import Vm
-from ringfence.qemu import discovery
+from ringfence.qemu import brief, discovery
 from ringfence.testing.fake_agent import FakeAgent
 from ringfence.testing.fake_qemu import FakeQemu
 from ringfence.testing.obedient_vm import ObedientVm
@@ -64,9 +67,9 @@ def vm_behind(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Vm]:
 
 @pytest.fixture
 def skip(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    """Have the program's loop believe that so many seconds have passed: what is silent costs no time to test.
+    """Have the program believe that so many seconds have passed: what is silent costs no time to test.
 
-    To be called by a fake while it is asked, from its own thread.
+    To be called by a fake while it is asked, from its own thread. It holds for an event loop and for who has none.
     """
     ahead_s = 0.0
     loops: list[asyncio.AbstractEventLoop] = []
@@ -77,7 +80,21 @@ def skip(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
             loops[:] = [loop]
         return true_time(loop) + ahead_s
 
+    def ready(sock: socket.socket, event: int, deadline: float) -> bool:
+        poll = select.poll()
+        poll.register(sock, event)
+        while not (found := poll.poll(1)) and brief._now() < deadline:
+            pass
+        return bool(found)
+
+    monkeypatch.setattr(brief, "_now", lambda: monotonic() + ahead_s)
+    monkeypatch.setattr(brief, "_ready", ready)
+
     def skip(seconds: float) -> None:
+        nonlocal ahead_s
+        if not loops or loops[0].is_closed():
+            ahead_s += seconds
+            return
         # A little later: who has just sent what is asked may not have begun to wait for the answer.
         loops[0].call_soon_threadsafe(pass_, seconds, 3)
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ringfence.cli import set as set_verb
+from ringfence.cli import set_change
 from ringfence.core.knob import Verdict
 from ringfence.engine.changes import Result
 from ringfence.knobs import registry
@@ -31,9 +33,13 @@ class Vm:
 
     def set(self, *words: str) -> Any:
         """Run it; `received` is then what QEMU was sent to change the VM."""
+        return self.run("--qmp", self.path, *words)
+
+    def run(self, *words: str) -> Any:
+        """The same with the VM named as the words do."""
         with FakeQemu(self.path, self.obedient.answers) as qemu:
             self._behind(qemu)
-            ran = self._run("set", "--qmp", self.path, *words)
+            ran = self._run("set", *words)
         self.received = changing(qemu.received)
         return ran
 
@@ -143,12 +149,12 @@ def a_result(**changed: Any) -> Result:
     ],
 )
 def test_each_verdict_in_words(changed: dict[str, Any], line: str) -> None:
-    assert set_verb._verdict(a_result(**changed)) == line
+    assert set_change._verdict(a_result(**changed)) == line
 
 
 def test_only_the_first_failure_is_the_error(capsys: pytest.CaptureFixture[str]) -> None:
     later = a_result(key="vcpus", verdict=Verdict.NOT_ATTEMPTED, detail="because", hint="", notes=())
-    set_verb._print_results([a_result(), later], set_verb.Format.TABLE)
+    set_change._print_results([a_result(), later], set_change.Format.TABLE)
     assert capsys.readouterr().err.splitlines() == [
         "  host RSS",
         "error: memory.target partial: it stopped",
@@ -204,3 +210,50 @@ def test_a_forgotten_vm_is_not_taken_for_one(run: Callable[..., Any]) -> None:
     ran = run("set", "memory.target=1GiB")
     assert ran.code == 2
     assert ran.err.splitlines()[1] == "hint: ringfence set VM memory.target=1GiB"
+
+
+def test_without_options_and_for_limits_of_disks_neither_typer_nor_a_loop_is_loaded(
+    tmp_path: Path, obedient: ObedientVm
+) -> None:
+    program = (
+        "import sys\n"
+        "from ringfence.cli import entry\n"
+        "from ringfence.qemu import discovery\n"
+        "discovery.find_vm = lambda path: discovery.vm_at(discovery.parse_address(path), '/nowhere')\n"
+        "discovery.find_vms = lambda *_: []\n"
+        "code = entry._build(['set', *sys.argv[1:]])\n"
+        "print([name for name in ('typer', 'asyncio', 'qemu.qmp', 'rich', 'ssl') if name in sys.modules])\n"
+        "sys.exit(code)\n"
+    )
+    with FakeQemu(tmp_path / "qmp", obedient.answers) as qemu:
+
+        def loaded(*words: str) -> str:
+            command = [sys.executable, "-c", program, qemu.address.path, *words]
+            return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1]
+
+        assert loaded("disk.vda.iops=100") == "[]"
+        assert loaded("vcpus=3") == "['asyncio', 'qemu.qmp', 'ssl']"
+    assert (obedient.limits["a"]["iops"], len(obedient.cpus)) == (100, 3)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("VM", "disk.vda.iops=100"),
+        ("VM", "disk.vda.iops=1", "disk.vda.iops.burst=x"),
+        ("VM", "disk.vda.iopss=1"),
+        ("VM",),
+        ("disk.vda.iops=1",),
+        ("none", "disk.vda.iops=1"),
+        ("VM", "disk.vda.iops"),
+    ],
+)
+def test_with_and_without_what_reads_the_options_it_is_the_same(
+    vm: Vm, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(set_change, "_took", lambda _: "a while")
+    words = tuple(vm.path if word == "VM" else word for word in words)
+    short = vm.run(*words)
+    sent = vm.received
+    vm.obedient.limits["a"].clear()
+    assert (vm.run(*words, "--timeout", "60s"), vm.received) == (short, sent)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from ringfence import units
 from ringfence.core.answers import entries, fields, number, text
-from ringfence.core.knob import Observation, Outcome, Part, Row, Verdict, Wants
+from ringfence.core.knob import ONLY_VMS, Observation, Outcome, Part, Row, Verdict, Wants
 from ringfence.core.requests import Agent, Qmp, Steps
 from ringfence.errors import MonitorRefusedError
 from ringfence.knobs.disk import names
@@ -44,6 +44,7 @@ class LatencyHistogram:
     """See the module."""
 
     prefix = "disk"
+    tenants = ONLY_VMS
     rows: tuple[Row, ...] = (_ROW,)
     events: tuple[str, ...] = ()
 

@@ -15,7 +15,7 @@ from itertools import count
 from typing import NamedTuple
 
 from ringfence import units
-from ringfence.core.knob import Advice, Observation, Outcome, Part, Row, Verdict, Wants
+from ringfence.core.knob import ONLY_VMS, Advice, Observation, Outcome, Part, Row, Verdict, Wants
 from ringfence.core.requests import Agent, Qmp, Steps
 from ringfence.errors import MonitorRefusedError, TenantError, UsageError
 from ringfence.knobs.disk import graph, names, pools, watch
@@ -74,6 +74,7 @@ class PoolMembership:
     """See the module."""
 
     prefix = "disk"
+    tenants = ONLY_VMS
     rows: tuple[Row, ...] = (_ROW,)
     events: tuple[str, ...] = ()
 

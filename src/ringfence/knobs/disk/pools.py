@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from ringfence.core.knob import Observation, Outcome, Part, Row, Verdict, Wants
+from ringfence.core.knob import ONLY_VMS, Observation, Outcome, Part, Row, Verdict, Wants
 from ringfence.core.requests import Agent, Qmp, Steps
 from ringfence.errors import MonitorRefusedError, UsageError
 from ringfence.knobs.disk import graph, limits
@@ -33,6 +33,7 @@ class Pools:
     """See the module."""
 
     prefix = "pool"
+    tenants = ONLY_VMS
     rows: tuple[Row, ...] = limits.rows("pool.<pool>", "throttle-group object")
     events: tuple[str, ...] = ()
 

@@ -6,7 +6,7 @@ What only a change of memory needs is imported when there is one: every command 
 from __future__ import annotations
 
 from ringfence import units
-from ringfence.core.knob import Advice, Observation, Outcome, Part, Row, Wants
+from ringfence.core.knob import ONLY_VMS, Advice, Observation, Outcome, Part, Row, Wants
 from ringfence.core.requests import Agent, Qmp, Steps
 from ringfence.errors import UsageError
 from ringfence.knobs.memory.choose import BALLOON, PC_DIMM, START_WITH, choose, mechanisms, too_low
@@ -27,6 +27,7 @@ ROWS = (
         mechanism="virtio-balloon, virtio-mem, pc-dimm",
         help="with `memory.target`: by `balloon`, `virtio-mem` or `pc-dimm` alone; `show` tells which there are",
         main=False,
+        modifies="memory.target",
     ),
     Row(
         key="memory.ramp",
@@ -35,6 +36,7 @@ ROWS = (
         help="with `memory.target`: go there in steps, at most this fast",
         lifts=True,
         main=False,
+        modifies="memory.target",
     ),
     Row(
         key="memory.boot",
@@ -73,6 +75,7 @@ class MemoryTarget:
     """See the module."""
 
     prefix = "memory"
+    tenants = ONLY_VMS
     rows: tuple[Row, ...] = ROWS
     events: tuple[str, ...] = (
         "BALLOON_CHANGE",
@@ -123,6 +126,13 @@ class MemoryTarget:
         floor = floor_bytes(state)
         if floor is not None and want < min(floor, state.usable_bytes) and not force:
             raise too_low(want, floor)
+
+    def in_step(self, part: Part, wants: Wants) -> bool:
+        """Whether the guest has what is wanted, and nothing is on its way."""
+        state: State = part.state
+        if "target" not in wants:
+            return False
+        return abs(state.usable_bytes - _want(wants)) < PAGE_BYTES and state.target_bytes == state.usable_bytes
 
     def changes(self, part: Part, wants: Wants) -> list[Qmp | Agent]:
         """All that is sent when the guest follows; where it does not, less or more is."""

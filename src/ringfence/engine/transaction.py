@@ -1,0 +1,389 @@
+"""Carries a plan out as one transaction: written down first, what frees before what takes, put back on failure.
+
+Every tenant is held from before it is read until its part has ended: turns are taken in one order, so that two
+transactions on the same tenants come one after the other, and never wait for each other in a ring.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from typing import NamedTuple, Protocol, TypeAlias
+
+from ringfence.core.knob import Knob, Makes, Part, Value, Verdict
+from ringfence.core.model import Tenant
+from ringfence.core.spec import Fence, Spec
+from ringfence.engine import changes, fences, journal, order, snapshot
+from ringfence.engine.changes import Result
+from ringfence.engine.driver import Edges, observe
+from ringfence.engine.fences import Plan, Seen, TenantPlan
+from ringfence.engine.journal import Author, Change, Journal
+from ringfence.errors import MonitorError, RingfenceError
+from ringfence.knobs import registry
+
+AT_ONCE = 100
+"""Sessions at a time: each takes a few file descriptors, of which a process usually has 1024."""
+
+
+class Opened(Protocol):
+    """A tenant that is open: `engine.api.OpenVm`."""
+
+    info: Tenant
+    edges: Edges
+
+    async def close(self) -> None:
+        """Release it."""
+
+
+class Doors(NamedTuple):
+    """How tenants are reached.
+
+    :param open: opens one. :param turn: the turn to change these kinds of knobs of one.
+    :param identity: what tells its process from a later one of its name. :param now_s: seconds since 1970.
+    """
+
+    open: Callable[[Tenant], Awaitable[Opened]]
+    turn: Callable[[Tenant, Iterable[str]], AbstractAsyncContextManager[None]]
+    identity: Callable[[Tenant], str]
+    now_s: Callable[[], float]
+
+
+class Options(NamedTuple):
+    """:param timeout_s: how long a guest may take for one step.
+
+    :param force: also what would hurt the guest itself.
+    :param all_or_nothing: one failure puts all tenants back.
+    :param confirm_s: how long it may stay without being confirmed.
+    """
+
+    timeout_s: float = 60.0
+    force: bool = False
+    all_or_nothing: bool = False
+    confirm_s: float | None = None
+
+
+class Ended(NamedTuple):
+    """What became of one tenant.
+
+    :param state: as in the journal; `untouched` when nothing was to be done, or done.
+    :param said: what is to be known of how it ended.
+    """
+
+    plan: TenantPlan
+    results: tuple[Result, ...]
+    state: str
+    said: str = ""
+
+
+UNTOUCHED = "untouched"
+
+
+class Report(NamedTuple):
+    """What became of a plan. :param number: of its transaction; None when there was nothing to do."""
+
+    plan: Plan
+    number: int | None
+    tenants: tuple[Ended, ...]
+    confirm_by_s: float | None = None
+
+
+OnEnded: TypeAlias = Callable[[Ended], None]
+
+
+def fenced(spec: Spec, tenants: Sequence[Tenant]) -> list[tuple[Tenant, Fence]]:
+    """The tenants that have a fence, each with it."""
+    found = fences.fences(spec)
+    pairs = ((tenant, found.of(fences.names(tenant))) for tenant in tenants)
+    return [(tenant, fence) for tenant, fence in pairs if fence is not None]
+
+
+async def look(spec: Spec, tenants: Sequence[Tenant], doors: Doors, *, at_once: int = AT_ONCE) -> list[Seen]:
+    """Read every tenant that has a fence, many at a time. Changes nothing, and raises nothing for one of them."""
+    gate = asyncio.Semaphore(at_once)
+
+    async def one(tenant: Tenant, fence: Fence) -> Seen:
+        async with gate:
+            try:
+                opened = await doors.open(tenant)
+            except RingfenceError as error:
+                return Seen(tenant, fence, {}, error)
+            try:
+                return await _see(opened, fence)
+            finally:
+                await opened.close()
+
+    return list(await asyncio.gather(*(one(tenant, fence) for tenant, fence in fenced(spec, tenants))))
+
+
+async def _see(opened: Opened, fence: Fence) -> Seen:
+    try:
+        return Seen(
+            opened.info, fence, await changes.observe_all(opened.edges, fences.knobs_of(fence, opened.info))
+        )
+    except RingfenceError as error:
+        return Seen(opened.info, fence, {}, error)
+
+
+async def apply(
+    spec: Spec,
+    tenants: Sequence[Tenant],
+    doors: Doors,
+    record: Journal,
+    author: Author,
+    options: Options,
+    *,
+    check: Callable[[Plan], None] = lambda _: None,
+    begun: Callable[[int], None] = lambda _: None,
+) -> Report:
+    """Bring the tenants in step with the spec.
+
+    :param check: called with the plan before anything is changed; what it raises ends it there.
+    :param begun: called with the transaction's number before the first change.
+    :raise HostError: the change cannot be written down. Nothing was changed.
+    """
+    async with AsyncExitStack() as held:
+        run = _Run(doors, record, options)
+        held.push_async_callback(run.release)
+        seen = await run.hold(fenced(spec, tenants))
+        plan = fences.plan(spec, seen, force=options.force)
+        check(plan)
+        ready = [one for one in plan.tenants if one.ready]
+        blocked = options.all_or_nothing and any(one.problems for one in plan.tenants)
+        if not ready or blocked or plan.complaints:
+            return Report(plan, None, tuple(Ended(one, (), UNTOUCHED) for one in plan.tenants))
+        await run.release(keep=[one.seen.tenant for one in ready])
+        number = await run.begin(ready, author)
+        begun(number)
+        await run.carry_out()
+        ended = await run.end(number)
+        confirm_by_s = None
+        if options.confirm_s is not None and any(one.state == journal.NEW for one in ended.values()):
+            confirm_by_s = doors.now_s() + options.confirm_s
+        record.finish(number, _state(ended.values()), confirm_by_s=confirm_by_s)
+        told = tuple(ended.get(one.seen.tenant, Ended(one, (), UNTOUCHED)) for one in plan.tenants)
+        return Report(plan, number, told, confirm_by_s)
+
+
+def _state(ended: Iterable[Ended]) -> str:
+    states = {one.state for one in ended}
+    if states == {journal.NEW}:
+        return journal.DONE
+    return journal.PUT_BACK if states == {journal.OLD} else journal.PARTLY
+
+
+class _Member:
+    """One tenant of a transaction that is under way."""
+
+    def __init__(self, plan: TenantPlan, opened: Opened, change: Change) -> None:
+        self.plan = plan
+        self.opened = opened
+        self.change = change
+        self.waves = order.waves(plan.steps)
+        self.results: list[Result] = []
+        self.state = journal.NEW
+        self.said = ""
+
+    @property
+    def whole(self) -> bool:
+        """Whether everything so far was applied."""
+        return all(result.verdict is Verdict.APPLIED for result in self.results)
+
+    @property
+    def touched(self) -> list[Knob]:
+        """Its knobs that are changed."""
+        return list(dict.fromkeys(step.knob for step in self.plan.steps))
+
+
+class _Run:
+    """A transaction that is under way."""
+
+    def __init__(self, doors: Doors, record: Journal, options: Options) -> None:
+        self._doors = doors
+        self._journal = record
+        self._options = options
+        self._held: dict[Tenant, AsyncExitStack] = {}
+        self._opened: dict[Tenant, Opened] = {}
+        self._members: list[_Member] = []
+
+    async def hold(self, fenced_: Sequence[tuple[Tenant, Fence]]) -> list[Seen]:
+        """Take each tenant's turn, open it and read it."""
+        for tenant, fence in sorted(fenced_, key=lambda pair: (pair[0].pid, pair[0].name)):
+            kinds = sorted({key.partition(".")[0] for key in fence.settings})
+            self._held[tenant] = AsyncExitStack()
+            await self._held[tenant].enter_async_context(self._doors.turn(tenant, kinds))
+
+        async def one(tenant: Tenant, fence: Fence) -> Seen:
+            try:
+                opened = await self._doors.open(tenant)
+            except RingfenceError as error:
+                return Seen(tenant, fence, {}, error)
+            self._opened[tenant] = opened
+            self._held[tenant].push_async_callback(opened.close)
+            return await _see(opened, fence)
+
+        return list(await asyncio.gather(*(one(tenant, fence) for tenant, fence in fenced_)))
+
+    async def release(self, keep: Sequence[Tenant] = ()) -> None:
+        """Close all tenants but these, and give their turns back."""
+        for tenant in [tenant for tenant in self._held if tenant not in keep]:
+            await self._held.pop(tenant).aclose()
+
+    async def begin(self, ready: Sequence[TenantPlan], author: Author) -> int:
+        """Read what the changes may touch, and write all of it down."""
+
+        async def one(plan: TenantPlan) -> _Member:
+            opened = self._opened[plan.seen.tenant]
+            touched = list(dict.fromkeys(step.knob for step in plan.steps))
+            before = snapshot.values(await snapshot.look(opened.edges, touched))
+            asked = {
+                step.knob.observation(step.part, step.keys[leaf].row).key: want
+                for step in plan.steps
+                for leaf, want in step.wants.items()
+            }
+            rules = {key: f"{one.place} ({one.rule})" for key, one in plan.settings.items()}
+            identity = self._doors.identity(plan.seen.tenant)
+            return _Member(plan, opened, Change(plan.name, identity, before, asked, rules))
+
+        self._members = list(await asyncio.gather(*map(one, ready)))
+        now_s = self._doors.now_s()
+        confirm_s = self._options.confirm_s
+        return self._journal.begin(
+            "apply",
+            author,
+            [member.change for member in self._members],
+            at_s=now_s,
+            confirm_by_s=None if confirm_s is None else now_s + confirm_s,
+        )
+
+    async def carry_out(self) -> None:
+        """What frees, of all tenants; then what takes; then back to where it was, where that did not do."""
+        for wave in ("freeing", "taking"):
+            going = [m for m in self._members if m.whole]
+            if self._options.all_or_nothing and len(going) < len(self._members):
+                break
+            await asyncio.gather(*(self._steps(member, getattr(member.waves, wave)) for member in going))
+        failed = [member for member in self._members if not member.whole]
+        if failed and self._options.all_or_nothing:
+            failed = self._members
+        await asyncio.gather(*map(self._put_back, failed))
+
+    async def _steps(self, member: _Member, steps: Sequence[changes.Step]) -> None:
+        member.results += await changes.apply(
+            member.opened.edges, list(steps), timeout_s=self._options.timeout_s, force=self._options.force
+        )
+
+    async def _put_back(self, member: _Member) -> None:
+        back = await put_back(
+            member.opened, member.change, timeout_s=self._options.timeout_s, touched=member.touched
+        )
+        member.state, member.said = back.state, back.said
+
+    async def end(self, number: int) -> dict[Tenant, Ended]:
+        """Read what is so now, and write it down."""
+        ended: dict[Tenant, Ended] = {}
+        for member in self._members:
+            try:
+                after = snapshot.values(await snapshot.look(member.opened.edges, member.touched))
+            except RingfenceError as error:
+                after = None
+                if member.state == journal.NEW:
+                    member.state, member.said = journal.GONE, error.message
+            verdicts = {result.key: str(result.verdict) for result in member.results}
+            change = member.change._replace(after=after, verdicts=verdicts, state=member.state, said=member.said)
+            self._journal.ended(number, change)
+            ended[member.plan.seen.tenant] = Ended(member.plan, tuple(member.results), member.state, member.said)
+        return ended
+
+
+class Back(NamedTuple):
+    """How a tenant was put back. :param state: as in the journal. :param said: what is to be known of it."""
+
+    state: str
+    said: str
+    results: tuple[Result, ...] = ()
+    elsewhere: Mapping[str, object] = {}
+
+
+async def put_back(
+    opened: Opened, change: Change, *, timeout_s: float, touched: Sequence[Knob] = (), force: bool = False
+) -> Back:
+    """Bring a tenant back to what it was before a change. Raises nothing: what could not be is told.
+
+    :param force: also what somebody else has set since.
+    """
+    edges = opened.edges
+    edges.interrupted = False
+    knobs = list(touched) or snapshot.knobs_of(change.asked)
+    try:
+        seen = await _look_again(edges, knobs)
+    except RingfenceError as error:
+        return Back(journal.GONE, f"it cannot be read any more: {error.message}")
+    way = snapshot.way_back(change.before, change.after, snapshot.values(seen), force=force)
+    if not way.wants:
+        said = f"set by somebody else since, and left: {', '.join(way.elsewhere)}" if way.elsewhere else ""
+        return Back(journal.MIXED if way.elsewhere else journal.OLD, said, (), way.elsewhere)
+    results, left = await go(edges, way.wants, seen, timeout_s=timeout_s, force=force)
+    try:
+        now = snapshot.values(await _look_again(edges, knobs))
+    except RingfenceError as error:
+        return Back(journal.GONE, f"it cannot be read any more: {error.message}", tuple(results))
+    for key in snapshot.way_back(change.before, change.after, now, force=True).wants:
+        left.setdefault(key, "it is not what it was")
+    for key in way.elsewhere:
+        left[key] = "somebody else has set it since"
+    if not left:
+        return Back(journal.OLD, "", tuple(results), way.elsewhere)
+    said = "could not be put back: " + "; ".join(f"{key} ({why})" for key, why in left.items())
+    return Back(journal.MIXED, said, tuple(results), way.elsewhere)
+
+
+async def _look_again(edges: Edges, knobs: Sequence[Knob]) -> dict[Knob, tuple[Part, ...]]:
+    """Read, over a new connection where the old one broke."""
+    try:
+        return await snapshot.look(edges, knobs)
+    except MonitorError:
+        await edges.session.reopen(timeout_s=edges.answer_timeout_s)
+        return await snapshot.look(edges, knobs)
+
+
+async def go(
+    edges: Edges,
+    wants: Mapping[str, Value | None],
+    seen: Mapping[Knob, tuple[Part, ...]],
+    *,
+    timeout_s: float,
+    force: bool,
+) -> tuple[list[Result], dict[str, str]]:
+    """Set each of these values as far as it can be; one that cannot stops none of the others.
+
+    :return: what became of them, and why some could not be, by key.
+    """
+    keys = [(registry.parse_key(key), value) for key, value in wants.items()]
+    steps, problems = changes.gathered([pair for pair in keys if pair[0].knob in seen], seen)
+    left = {key: problem.error.message for problem in problems for key in problem.keys}
+    results: list[Result] = []
+    for step in steps:
+        fresh = await _fresh(edges, step)
+        if fresh is None or fresh.in_step():
+            continue
+        refused = changes.refusals([fresh], force=force)
+        if refused:
+            left.update(dict.fromkeys(refused[0].keys, refused[0].error.message))
+            continue
+        told = await changes.apply(edges, [fresh], timeout_s=timeout_s, force=force)
+        results += told
+        left.update({r.key: r.detail or str(r.verdict) for r in told if r.verdict is not Verdict.APPLIED})
+    return results, left
+
+
+async def _fresh(edges: Edges, step: changes.Step) -> changes.Step | None:
+    """The step on its part as it is by now; one to be made stays as it is, one that is gone is None."""
+    try:
+        parts = await observe(step.knob.observe(), edges)
+    except RingfenceError:
+        return step
+    part = changes.same(parts, step.part)
+    if part is not None:
+        return step._replace(part=part)
+    return step if isinstance(step.knob, Makes) and any(v is not None for v in step.wants.values()) else None

@@ -1,0 +1,1 @@
+"""PURE: what the kernel limits, for VMs and containers alike, by their cgroups."""

@@ -1,0 +1,1 @@
+"""A host in a box: a Debian machine with its full kernel, cgroup v2 and systemd, to prove isolation on."""
