@@ -99,7 +99,7 @@ class Scenario(NamedTuple):
             raise UsageError(f"there is no tenant {flow.tenant}", hint="flows count tenants from 0")
         if not len(flow.writes) == len(flow.sectors) == len(flow.counts):
             raise UsageError("a flow's lists differ in length", hint="one entry in each for each request")
-        if bool(flow.depth) == bool(flow.arrivals_ns) and len(flow.writes):
+        if bool(flow.depth) == bool(len(flow.arrivals_ns)) and len(flow.writes):
             raise UsageError("a flow has either a depth or times of arrival", hint="give one of them")
         if flow.depth < 0 or flow.stop_ns < 0 or flow.off_ns < 0 or flow.on_ns < 0:
             raise UsageError("a flow's depth and times are not negative", hint="use 0 for none")

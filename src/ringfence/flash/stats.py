@@ -84,11 +84,12 @@ def _tenant(scenario: Scenario, result: Result, number: int, until_ns: int) -> T
         count = len(flow.writes)
         arrived = _plain(result.arrived_ns[begin : begin + count])
         done = _plain(result.done_ns[begin : begin + count])
-        for nth, (came, went) in enumerate(zip(arrived, done, strict=True)):
+        rows = zip(arrived, done, _plain(flow.writes), _plain(flow.counts), strict=True)
+        for came, went, write, sectors in rows:
             if went < 0 or (until_ns and went > until_ns):
                 continue
-            times[flow.writes[nth]].append(went - came)
-            size += flow.counts[nth] * 512
+            times[write].append(went - came)
+            size += sectors * 512
             first = came if first < 0 else min(first, came)
             last = max(last, went)
     seconds = max(1, last - max(0, first)) / 1e9

@@ -93,9 +93,9 @@ class Simulator:
     # --- the host
 
     def _begin(self, number: int, flow: Flow) -> None:
-        if not flow.writes:
+        if not len(flow.writes):
             return
-        if flow.arrivals_ns:
+        if len(flow.arrivals_ns):
             self._clock.at(flow.arrivals_ns[0], lambda: self._arrive(number))
         else:
             self._clock.at(1, lambda: self._fill(number))
