@@ -66,6 +66,7 @@ LISTED = (
     Listed("cpu.pin.<n>", "host.pin", "PinEach", brief=True, host=True),
     Listed("cpu.emulator_pin", "host.pin", "PinEmulator", brief=True, host=True),
     Listed("pressure.", "host.pressure", "Pressure", brief=True, host=True),
+    Listed("cache. memory.bandwidth", "resctrl.knob", "CacheShares", brief=True, host=True),
     Listed("net.<if>.egress net.<if>.ingress", "net.knob", "NetShaping", host=True),
 )
 """In the order of the docs, and of `show`."""
