@@ -129,9 +129,8 @@ def main() -> int:
         ours, floor = min(pair[0] for pair in pairs), min(pair[1] for pair in pairs)
         setting = statistics.median(asyncio.run(setting_ms(found[0])))
     print(f"read every host knob of {TENANTS} tenants: {ours:.0f} ms (at most {READ_MS:.0f})")
-    print(
-        f"the same {len(paths)} files by open, read, close: {floor:.0f} ms; ratio {ours / floor:.2f} (at most {READ_RATIO})"
-    )
+    print(f"the same {len(paths)} files by open, read, close: {floor:.0f} ms")
+    print(f"ratio: {ours / floor:.2f} (at most {READ_RATIO})")
     print(f"set {len(WANTED)} limits of one tenant: {setting:.1f} ms (at most {SET_MS:.0f})")
     return int(ours > READ_MS or ours / floor > READ_RATIO or setting > SET_MS)
 
