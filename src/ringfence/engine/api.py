@@ -9,13 +9,13 @@ async with ringfence.connect() as host:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from ringfence.core.knob import CONTAINER, VM, Knob, Observation, Part
+from ringfence.core.knob import CONTAINER, VM, Knob, Observation, Outcome, Part
 from ringfence.core.model import Container, Tenant, Vm
 from ringfence.engine import changes, doors, turns
 from ringfence.engine.changes import Result, Step
@@ -83,12 +83,15 @@ class OpenVm:
         timeout_s: float = DEFAULT_TIMEOUT_S,
         force: bool = False,
         progress: ProgressCallback = no_progress,
+        ended: Callable[[Step, Outcome], None] = lambda *_: None,
     ) -> list[Result]:
         """Carry out what `plan` gave; one Result a key. Raises nothing for what fails on the way.
 
         When the task is cancelled, what is under way is left as it is; `interrupt` leaves order.
         """
-        return await changes.apply(self.edges, steps, timeout_s=timeout_s, force=force, progress=progress)
+        return await changes.apply(
+            self.edges, steps, timeout_s=timeout_s, force=force, progress=progress, ended=ended
+        )
 
     def interrupt(self) -> None:
         """Have a change that is under way end soon, and later ones not begin; their results say so.
