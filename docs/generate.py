@@ -18,6 +18,7 @@ _UNITS = {
     "count": "`4`",
     "s": "`10s`",
     "us": "`500us`, `10ms`, microseconds",
+    "integer": "`500`, `-500`",
     "percent": "`50%`, `150`, `1.5cpus`",
     "name": "a name",
     "on/off": "`on`, `off`",

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from ringfence.errors import RingfenceError
 from ringfence.lab.box.image import ensure_box_image
+from ringfence.lab.box.rdt import Rdt
 from ringfence.lab.box.run import INITS, SYSTEMD, BoxSpec, run
 from ringfence.lab.box.wheels import ensure_wheels
 
@@ -55,7 +56,8 @@ def main() -> int:
     try:
         image = ensure_box_image(options.suite, say)
         wheels = ensure_wheels(image.python, requirements(), say)
-        spec = BoxSpec(options.suite, options.init, (wheels,), _ENVIRONMENT + _PREPARE)
+        processor = Rdt() if options.rdt else None
+        spec = BoxSpec(options.suite, options.init, (wheels,), _ENVIRONMENT + _PREPARE, processor=processor)
         with tempfile.TemporaryDirectory(prefix="ringfence-box-") as share:
             pack(Path(share) / "tree.tar")
             script = _ENVIRONMENT + _RUN + (options.shell or pytest_line(options.arguments)) + "\n"
@@ -73,6 +75,9 @@ def parsed(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/box", description="This checkout's tests in a host in a box.")
     parser.add_argument("--suite", default="bookworm", help="of this distribution (default: %(default)s)")
     parser.add_argument("--init", default=SYSTEMD, choices=tuple(INITS), help="default: %(default)s")
+    parser.add_argument(
+        "--rdt", action="store_true", help="with a processor that has cache and bandwidth allocation"
+    )
     parser.add_argument("--shell", default="", metavar="COMMANDS", help="run these instead of pytest")
     parser.add_argument("--timeout", type=float, default=1800.0, metavar="SECONDS", help="default: %(default)g")
     parser.add_argument("arguments", nargs="*", metavar="-- PYTEST ARGUMENTS", help="default: tests/kernel")

@@ -25,6 +25,8 @@ COUNT = "count"
 SECONDS = "s"
 MICROSECONDS = "us"
 PERCENT = "percent"
+INTEGER = "integer"
+"""A whole number that may be negative: it has no unit, and is not read by `parse`."""
 NAME = "name"
 SWITCH = "on/off"
 

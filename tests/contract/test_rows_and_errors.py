@@ -20,6 +20,7 @@ UNITS = {
     units.SECONDS,
     units.MICROSECONDS,
     units.PERCENT,
+    units.INTEGER,
     units.NAME,
     units.SWITCH,
 }

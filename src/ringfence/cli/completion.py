@@ -31,6 +31,17 @@ def vm_names(incomplete: str) -> list[str]:
     return [name for name in _plain(names) if name.startswith(incomplete)]
 
 
+def tenant_names(incomplete: str) -> list[str]:
+    """Names of the VMs and containers that this user may see."""
+    names: list[str] = []
+    if incomplete and "container:".startswith(incomplete[:10]):
+        with suppress(Exception):
+            from ringfence.host.containers import find_containers
+
+            names = [f"container:{name}" for name in _plain(c.name for c in find_containers())]
+    return [*vm_names(incomplete), *(name for name in names if name.startswith(incomplete))]
+
+
 def guest_names(incomplete: str) -> list[str]:
     """Names of this user's lab guests."""
     names: list[str] = []
@@ -48,7 +59,7 @@ def set_words(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
         before = [str(word) for word in ctx.params.get("words") or ()]
         qmp = ctx.params.get("qmp")
         if not before and qmp is None:
-            return [(name, "") for name in vm_names(incomplete)]
+            return [(name, "") for name in tenant_names(incomplete)]
         words = list(_pairs(_find(None if qmp else before[0], qmp), before, incomplete))
     return words
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -27,7 +27,11 @@ def ps(
     timeout: Annotated[str, typer.Option("--timeout", help="how long each QEMU may take to answer")] = "2s",
     output: Annotated[Format, typer.Option("-o", "--output", help="how to print")] = Format.TABLE,
 ) -> None:
-    """Every QEMU process you may see: its size, its disks with their limits, its monitors. Changes nothing."""
+    """Every VM and container you may see: size, disks with their limits, monitors; engine and cgroup.
+
+    Changes nothing.
+    """
+    from ringfence.host.containers import find_containers
     from ringfence.qemu.discovery import find_vms
 
     timeout_s = target.timeout(timeout)
@@ -38,17 +42,25 @@ def ps(
         from ringfence.host.socket_table import SocketTable
 
         entries = asyncio.run(survey(vms, SocketTable(), timeout_s=timeout_s))
-    emit(entries, output, lambda: _render(printable(entries)))
+    containers = [{"kind": "container", **c._asdict()} for c in find_containers()]
+    emit([*entries, *containers], output, lambda: _render(printable(entries), printable(containers)))
 
 
-def _render(entries: Sequence[VmEntry]) -> None:
-    """A line for each VM, and below it one for each thing it has: paths are too long for columns."""
+def _render(entries: Sequence[VmEntry], containers: Sequence[Mapping[str, object]]) -> None:
+    """A line for each tenant, and below it one for each thing it has: paths are too long for columns."""
     if not entries:
         print("No QEMU process is visible to you. `ringfence run` starts one; root sees those of every user.")
-        return
-    rows = [_COLUMNS, *map(_row, entries)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]
-    details = [(), *map(_details, entries)]
+    else:
+        _print_table([_COLUMNS, *map(_row, entries)], [(), *map(_details, entries)])
+    if containers:
+        print()
+        rows = [(f"container:{c['name']}", str(c["pid"]), str(c["engine"]), str(c["id"])[:12]) for c in containers]
+        places = [[("cgroup", str(c["cgroup"]))] for c in containers]
+        _print_table([("NAME", "PID", "ENGINE", "ID"), *rows], [(), *places])
+
+
+def _print_table(rows: Sequence[tuple[str, ...]], details: Sequence[Iterable[tuple[str, str]]]) -> None:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row, lines in zip(rows, details, strict=True):
         print("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
         for kind, text in lines:

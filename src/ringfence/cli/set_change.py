@@ -173,12 +173,15 @@ def _print_plan(steps: Sequence[Step], output: Format) -> None:
     ]
 
     def render() -> None:
+        said: set[str] = set()  # several limits may need the same group
         for step in steps:
             requests = step.requests()
             if not requests:
                 line(f"# {', '.join(k.text for k in step.keys.values())}: already so")
-            for request in requests:
-                line(_request(request.wire()))
+            for text in map(_request, (request.wire() for request in requests)):
+                if text not in said or text.startswith("{"):
+                    line(text)
+                said.add(text)
             for text in step.notes():
                 note(f"  {', '.join(k.text for k in step.keys.values())}: {text}")
 

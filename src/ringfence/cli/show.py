@@ -25,7 +25,7 @@ def register(app: typer.Typer) -> None:
 
 def show(
     vm: Annotated[
-        str | None, typer.Argument(metavar="VM", help=target.TENANT_HELP, autocompletion=completion.vm_names)
+        str | None, typer.Argument(metavar="VM", help=target.TENANT_HELP, autocompletion=completion.tenant_names)
     ] = None,
     qmp: Annotated[str | None, typer.Option("--qmp", help=target.QMP_HELP)] = None,
     timeout: Annotated[str | None, typer.Option("--timeout", help=target.TIMEOUT_HELP)] = None,

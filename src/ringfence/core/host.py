@@ -20,11 +20,13 @@ class Task(NamedTuple):
     :param name: as the kernel shows it (`comm`), at most 15 characters.
     :param role: `vcpu:N`, `emulator`, `iothread:ID`, `vhost` or `other`. QEMU names its threads only when it was
         started with `debug-threads=on`; without, all but the first are `other`.
+    :param folder: of the group it is in, in the hierarchy of the controller that was asked for.
     """
 
     tid: int
     name: str
     role: str
+    folder: str = ""
 
 
 class Group(NamedTuple):

@@ -84,13 +84,16 @@ class DeviceOf(NamedTuple):
 
 
 class Tasks(NamedTuple):
-    """Answer: the tenant's threads, as a tuple of `core.host.Task`."""
+    """Answer: the tenant's threads, as a tuple of `core.host.Task`.
 
-    of: str = "tenant"
+    :param controller: in whose hierarchy the threads' groups are told; empty for none.
+    """
+
+    controller: str = ""
 
     def wire(self) -> dict[str, object]:
         """For the dry run."""
-        return {"tasks": self.of}
+        return {"tasks": self.controller}
 
 
 class Placement(NamedTuple):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 from ringfence.core.knob import (
@@ -23,6 +24,7 @@ from ringfence.core.knob import (
 from ringfence.core.requests import Change
 from ringfence.engine.driver import Edges, ProgressCallback, no_progress, observe, run
 from ringfence.errors import (
+    HostError,
     InterruptError,
     MonitorGoneError,
     MonitorProtocolError,
@@ -292,9 +294,19 @@ async def apply(
         if changed:  # a code of 2 promises that nothing was
             told = [r._replace(exit_code=_PARTLY) if r.exit_code == UsageError.exit_code else r for r in told]
         results += told
+        if step.knob.prefix == "vcpus" and changed:
+            await _join(edges)
         if outcome.verdict is not Verdict.APPLIED:
             stopped = f"{results[-1].key} was not applied"
     return results
+
+
+async def _join(edges: Edges) -> None:
+    """Threads of new vCPUs join the groups of the others; where none can be told, there is nothing to join."""
+    from ringfence.knobs.host.join import join
+
+    with suppress(HostError):
+        await observe(join(), edges)
 
 
 async def _ended(edges: Edges, step: Step, error: RingfenceError) -> Outcome:

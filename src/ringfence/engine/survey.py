@@ -80,6 +80,7 @@ class VmEntry(TypedDict):
     :ivar problem: why QEMU could not be asked.
     """
 
+    kind: str
     name: str
     pid: int
     uuid: str
@@ -180,6 +181,7 @@ def holder_text(monitor: MonitorEntry) -> str:
 
 def _vm_entry(vm: Vm, found: Figures | None, monitors: list[MonitorEntry], problem: str | None) -> VmEntry:
     return {
+        "kind": "vm",
         "name": vm.name,
         "pid": vm.pid,
         "uuid": vm.uuid,

@@ -13,6 +13,8 @@ from ringfence.core.host import Placement, Task
 from ringfence.core.model import Container, Tenant
 from ringfence.errors import HostError
 from ringfence.host import files, placement, threads
+from ringfence.host.hierarchies import Hierarchy, paths_of
+from ringfence.host.hierarchies import mounted as hierarchies_of
 
 if TYPE_CHECKING:
     from typing import Self
@@ -43,7 +45,7 @@ class HostEdge:
             ask.RemoveDir: self._remove,
             ask.ReadLink: self._link,
             ask.DeviceOf: self._device,
-            ask.Tasks: lambda _: self.tasks(),
+            ask.Tasks: lambda request: self.tasks(request.controller),
             ask.Placement: lambda _: self.placement(),
             ask.GetAffinity: self._get_affinity,
             ask.SetAffinity: self._set_affinity,
@@ -98,10 +100,19 @@ class HostEdge:
     async def close(self) -> None:
         """Release what is held open."""
 
-    def tasks(self) -> tuple[Task, ...]:
-        """The tenant's threads."""
+    def tasks(self, controller: str = "") -> tuple[Task, ...]:
+        """The tenant's threads, and their groups in the hierarchy of a controller."""
         pids = self.placement().pids if self.group else (self.pid,) if self.pid else ()
-        return threads.tasks(self.root, pids, vm=not self.group)
+        found = threads.tasks(self.root, pids, vm=not self.group)
+        if not controller:
+            return found
+        hierarchies = tuple(h for h in hierarchies_of(self.root) if controller in h.controllers)
+        return tuple(task._replace(folder=self._folder(task, hierarchies)) for task in found)
+
+    def _folder(self, task: Task, hierarchies: tuple[Hierarchy, ...]) -> str:
+        for hierarchy, path in paths_of(self.root, task.tid, hierarchies).items():
+            return hierarchy.mount + ("" if path == "/" else path)
+        return ""
 
     def placement(self) -> Placement:
         """Where the tenant is now.

@@ -37,7 +37,7 @@ class Listed(NamedTuple):
 
 
 LISTED = (
-    Listed("memory.", "memory", "MemoryTarget"),
+    Listed("memory.target memory.ramp memory.boot memory.plugged memory.ballooned", "memory", "MemoryTarget"),
     Listed("vcpus", "vcpus", "Vcpus"),
     Listed(
         "disk.<disk>.iops disk.<disk>.bps disk.<disk>.io_size disk.<disk>.group",
@@ -49,6 +49,17 @@ LISTED = (
     Listed("disk.<disk>.latency_histogram", "disk.histogram", "LatencyHistogram", brief=True),
     Listed("pool.<pool>.", "disk.pools", "Pools", brief=True),
     Listed("cpu.cap cpu.weight cpu.burst", "host.cpu", "CpuTime", brief=True, host=True),
+    Listed("cpu.vcpus.cap", "host.vcpu_cpu", "VcpusTime", brief=True, host=True),
+    Listed("cpu.vcpu.<n>.cap", "host.vcpu_cpu", "VcpuTime", brief=True, host=True),
+    Listed(
+        "memory.limit memory.high memory.low memory.guarantee memory.swap",
+        "host.memory",
+        "MemoryLimits",
+        brief=True,
+        host=True,
+    ),
+    Listed("memory.oom_score", "host.oom", "OomScore", brief=True, host=True),
+    Listed("pids.limit", "host.pids", "PidsLimit", brief=True, host=True),
 )
 """In the order of the docs, and of `show`."""
 
@@ -154,6 +165,8 @@ def parse_value(key: Key, value: str | int | float | None) -> Value | None:
         return _name(key, str(value))
     if unit == units.SWITCH:
         return _switch(key, str(value))
+    if unit == units.INTEGER:
+        return _integer(key, value)
     if isinstance(value, str):
         try:
             number = int(units.parse_seconds(value)) if unit == units.SECONDS else units.parse(unit, value)
@@ -166,6 +179,16 @@ def parse_value(key: Key, value: str | int | float | None) -> Value | None:
         if number != value or number < 0:
             raise UsageError(f"{key.text}={value} is no whole number from 0 up", hint="give an integer")
     return None if number == 0 and key.row.lifts and unit != units.SECONDS else number
+
+
+def _integer(key: Key, value: str | int | float) -> int:
+    try:
+        number = int(value)
+    except ValueError:
+        raise UsageError(f"{key.text}={value} is no whole number", hint="such as 0, 500 or -500") from None
+    if number != float(value):
+        raise UsageError(f"{key.text}={value} is no whole number", hint="such as 0, 500 or -500")
+    return number
 
 
 def _name(key: Key, value: str) -> str:

@@ -208,7 +208,7 @@ class FakeEdge(HostEdge):
                 raise HostError(f"{path}: {os.strerror(number)}", path=str(path), errno=number)
         if not path.exists():
             raise HostError(f"{path}: {os.strerror(errno.ENOENT)}", path=str(path), errno=errno.ENOENT)
-        mount = next(each for each in self.tree.mounts() if path.is_relative_to(each))
+        mount = next((each for each in self.tree.mounts() if path.is_relative_to(each)), self.tree.root)
         if path.name in ("cgroup.procs", "cgroup.threads", "tasks"):
             self.tree.move(mount, path.parent, int(request.text), whole=path.name == "cgroup.procs")
         elif path.name == "cgroup.subtree_control":

@@ -84,7 +84,7 @@ class Pools:
         if not change:
             return Outcome(Verdict.APPLIED, part, notes=("already so",))
         try:
-            for request in change:
+            for request in change:  # noqa: UP028 - a list takes no answers
                 yield request
         except MonitorRefusedError as refusal:
             return Outcome(Verdict.REFUSED, part, by="QEMU", detail=refusal.message, hint=refusal.hint)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from ringfence.core.knob import Knob, Outcome, Part, Value, Verdict, Wants
+from ringfence import units
+from ringfence.core.knob import Knob, Observation, Outcome, Part, Value, Verdict, Wants
 from ringfence.core.requests import HostRequest, MakeDir, Steps
 from ringfence.errors import HostError, RingfenceError
 from ringfence.knobs.host.home import Do
+
+_PAGE_BYTES = 65536
+"""The largest page of any machine: the kernel counts memory in whole pages."""
 
 
 def carry_out(steps: Sequence[Do]) -> Steps[None]:
@@ -38,17 +42,25 @@ def _take_back(done: Sequence[HostRequest], refusal: RingfenceError) -> Steps[No
 
 
 def applied(
-    knob: Knob, part: Part, wants: Wants, steps: Sequence[Do], *, notes: tuple[str, ...] = ()
+    knob: Knob,
+    part: Part,
+    wants: Wants,
+    plan: Callable[[Part, Wants], Sequence[Do]],
+    *,
+    notes: tuple[str, ...] = (),
 ) -> Steps[Outcome]:
-    """Carry the steps out, read the part back, and say whether the kernel holds what was wanted.
+    """Carry out what is planned, read the part back, and say whether the kernel holds what was wanted.
+
+    The part is read anew first: what was changed before it by the same command may have made its group.
 
     :raise RingfenceError: as `carry_out`.
     """
+    now = yield from _again(knob, part)
+    steps = plan(now or part, wants)
     if not steps:
-        return Outcome(Verdict.APPLIED, part, notes=("already so",))
+        return Outcome(Verdict.APPLIED, now, notes=("already so",))
     yield from carry_out(steps)
-    parts = yield from knob.observe()
-    after = next((other for other in parts if other.name == part.name), None)
+    after = yield from _again(knob, part)
     if after is None:
         return Outcome(Verdict.FAILED, None, by="kernel", detail="its group is gone", hint="has the tenant ended?")
     off = [text for leaf, want in wants.items() if (text := _differs(knob, after, leaf, want))]
@@ -58,10 +70,21 @@ def applied(
     return Outcome(Verdict.PARTIAL, after, by="kernel", detail="; ".join(off), notes=notes, hint=hint)
 
 
+def _again(knob: Knob, part: Part) -> Steps[Part | None]:
+    parts = yield from knob.observe()
+    return next((other for other in parts if other.name == part.name), None)
+
+
 def _differs(knob: Knob, part: Part, leaf: str, want: Value | None) -> str:
     row = next(row for row in knob.rows if leaf_of(knob, row.key) == leaf)
     found = knob.observation(part, row)
-    return "" if found.target == want else f"the kernel holds {found.target} for {found.key}, not {want}"
+    if row.unit == units.BYTES and isinstance(found.target, int) and isinstance(want, int):
+        return "" if 0 <= want - found.target < _PAGE_BYTES else _other(found, want)
+    return "" if found.target == want else _other(found, want)
+
+
+def _other(found: Observation, want: Value | None) -> str:
+    return f"the kernel holds {found.target} for {found.key}, not {want}"
 
 
 def leaf_of(knob: Knob, key: str) -> str:

@@ -64,7 +64,7 @@ class CpuTime:
         now = state.now
         if row.key == "cpu.cap":
             notes = (
-                () if now.quota_us is None or _whole(now) else (f"exactly {now.quota_us} of {now.period_us} us",)
+                () if now.quota_us is None or whole(now) else (f"exactly {now.quota_us} of {now.period_us} us",)
             )
             return Observation(row, row.key, now.percent, now.percent, 1, CAP_MAX_PERCENT, state.reason, notes)
         if row.key == "cpu.weight":
@@ -96,7 +96,7 @@ class CpuTime:
 
     def apply(self, part: Part, wants: Wants, *, timeout_s: float, force: bool) -> Steps[Outcome]:
         """Write, and read back."""
-        return (yield from applied(self, part, wants, self._steps(part, wants)))
+        return (yield from applied(self, part, wants, self._steps))
 
     def _steps(self, part: Part, wants: Wants) -> Sequence[Do]:
         state: State = part.state
@@ -117,5 +117,6 @@ class CpuTime:
         return then
 
 
-def _whole(now: Bandwidth) -> bool:
+def whole(now: Bandwidth) -> bool:
+    """Whether a cap is a whole number of percent."""
     return now.quota_us is None or now.quota_us * 100 % now.period_us == 0

@@ -110,6 +110,19 @@ class Machine:
         await self._channels.drained()
         return int(status)
 
+    async def running(self) -> None:
+        """Wait until the saved state is loaded, where a debugger's connection would come in between.
+
+        :raise MonitorError: QEMU does not answer.
+        """
+        await self._or_ended(self._channels.connected.wait(), _CONNECT_TIMEOUT_S)
+        async with await Session.open(Address(path=str(self._folder / "qmp"))) as session:
+            while True:
+                found = await session.execute("query-status", timeout_s=_SAVE_TIMEOUT_S)
+                if found["status"] == "running":
+                    return
+                await asyncio.sleep(0.05)
+
     async def save(self, state: Path) -> None:
         """Write the state of the box to a file, and end it.
 
@@ -195,9 +208,23 @@ async def started(hardware: Hardware, start: Start, output: Callable[[bytes], No
         shutil.rmtree(folder, ignore_errors=True)
 
 
+async def beside(main: Coroutine[Any, Any, _T], side: Coroutine[Any, Any, None]) -> _T:
+    """What comes of `main`, with `side` running until then; an error of either ends both."""
+    tasks = wanted, helper = asyncio.ensure_future(main), asyncio.ensure_future(side)
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        if helper.done():
+            helper.result()
+        return await wanted
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
 def command_line(hardware: Hardware, start: Start, folder: Path) -> list[str]:
     """QEMU's, with all its sockets and logs in `folder`."""
-    kernel = ["console=ttyS0", "quiet", "panic=-1", "tsc=unstable", *hardware.kernel_options]
+    kernel = ["console=ttyS0", "quiet", "panic=-1", "tsc=unstable", "nokaslr", *hardware.kernel_options]
     if hardware.init:
         kernel.append(f"ringfence.init={hardware.init}")
     kept = "cache=unsafe" if start.keep else "snapshot=on"

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import hashlib
-import shutil
-import subprocess
-import tempfile
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
-from ringfence.errors import HostError, UsageError
-from ringfence.lab.box.image import ensure_box_image
-from ringfence.lab.box.machine import Hardware, Start, started
-from ringfence.lab.locks import locked
+from ringfence.errors import GuestError, UsageError
+from ringfence.lab.box import rdt
+from ringfence.lab.box.image import BoxImage, ensure_box_image
+from ringfence.lab.box.machine import Hardware, Machine, Start, beside, started
+from ringfence.lab.box.saved import Recipe, ensure_saved
 from ringfence.qemu import accel, launch
 from ringfence.qemu.paths import cache_dir
 
@@ -23,9 +21,10 @@ SYSTEMD = "systemd"
 SIMPLE = "simple"
 INITS = {SYSTEMD: "", SIMPLE: "/usr/lib/ringfence-box/init"}
 
-_FORMAT = "1"
-_STATES_KEPT = 3
-_PREPARE_TIMEOUT_S = 600.0
+MSR_LOG = "msr.log"
+"""In the share of a box with RDT: each write to its MSRs, as `0xc91 0x3`, there before the kernel goes on."""
+
+_SYMBOLS_WITHIN_S = 60.0
 
 
 class BoxSpec(NamedTuple):
@@ -36,6 +35,7 @@ class BoxSpec(NamedTuple):
     :param disks: images, read-only; the first is mounted on /opt.
     :param prepare: a shell script that runs once, before the state is saved.
     :param accel: `auto`, or a value for QEMU's `-accel`.
+    :param processor: RDT that its processor shall have, for the kernel's resctrl; under TCG only.
     """
 
     suite: str = "bookworm"
@@ -43,6 +43,7 @@ class BoxSpec(NamedTuple):
     disks: Sequence[Path] = ()
     prepare: str = "true"
     accel: str = accel.AUTO
+    processor: rdt.Rdt | None = None
 
 
 async def run(
@@ -67,91 +68,66 @@ async def run(
     """
     if spec.init not in INITS:
         raise UsageError(f"no init is called {spec.init!r}", hint=f"one of {', '.join(INITS)}")
-    qemu = launch.installed_qemu()
-    chosen = await asyncio.to_thread(accel.choose, qemu, spec.accel)
     image = await asyncio.to_thread(ensure_box_image, spec.suite, say)
-    hardware = Hardware(qemu, _threads(chosen.name), image, INITS[spec.init], tuple(spec.disks))
-    saved = await asyncio.to_thread(_ensure_saved, hardware, spec, output, say)
+    recipe = await _recipe(spec, image, say)
+    root, state = await asyncio.to_thread(ensure_saved, recipe, output, say)
     cache = cache_dir() / "lab" / "box" / "cache" / image.key
     cache.mkdir(parents=True, exist_ok=True)
-    start = Start(saved / _ROOT, share, cache, state=saved / _STATE)
-    async with started(hardware, start, output) as machine:
-        return await machine.run(script, timeout_s)
+    async with started(recipe.hardware, Start(root, share, cache, state=state), output) as machine:
+        if recipe.symbols is None:
+            return await machine.run(script, timeout_s)
+        return await _run_watched(machine, recipe.symbols, script, share / MSR_LOG, timeout_s)
 
 
-_ROOT = "root.qcow2"
-_STATE = "state"
-
-
-def _threads(accelerator: str) -> str:
-    return "tcg,thread=multi" if accelerator == accel.TCG else accelerator
-
-
-def _ensure_saved(
-    hardware: Hardware, spec: BoxSpec, output: Callable[[bytes], None], say: Callable[[str], None]
-) -> Path:
-    """Find the saved state, or boot once and save it. Blocks."""
-    base = cache_dir() / "lab" / "box" / "saved"
-    base.mkdir(parents=True, exist_ok=True)
+async def _recipe(spec: BoxSpec, image: BoxImage, say: Callable[[str], None]) -> Recipe:
+    qemu = launch.installed_qemu()
+    chosen = accel.TCG if spec.processor else (await asyncio.to_thread(accel.choose, qemu, spec.accel)).name
+    threads = f"{accel.TCG},thread=multi" if chosen == accel.TCG else chosen
+    hardware = Hardware(qemu, threads, image, INITS[spec.init], tuple(spec.disks))
     label = f"{spec.suite}-{spec.init}"
-    final = base / f"{label}-{_key(hardware, spec.prepare)}"
-    if not final.exists():
-        with locked(base / f"lock-{label}", say, f"boots a box of {label}"):
-            if not final.exists():
-                _save(hardware, spec, final, output, say)
-                _forget(base, label)
-    with contextlib.suppress(OSError):
-        (final / _STATE).touch()
-    return final
+    if spec.processor is None:
+        return Recipe(label, hardware, spec.prepare)
+    hardware = hardware._replace(cpu=rdt.CPU, smp=rdt.SMP, gdb=True)
+    symbols = await _symbols(spec, image, say)
+    return Recipe(f"{label}-rdt", hardware, spec.prepare, spec.processor, symbols)
 
 
-def _key(hardware: Hardware, prepare: str) -> str:
-    """Changes with all that a saved state hangs on."""
-    program = Path(shutil.which(hardware.qemu) or hardware.qemu)
-    parts: list[object] = [_FORMAT, hardware._replace(image=hardware.image._replace(disk=Path())), prepare]
-    parts += [path.stat().st_mtime_ns for path in (program.resolve(), *hardware.disks)]
-    return hashlib.sha256("\n".join(map(repr, parts)).encode()).hexdigest()[:10]
+async def _symbols(spec: BoxSpec, image: BoxImage, say: Callable[[str], None]) -> dict[str, int]:
+    """Where the kernel's functions are: without KASLR always in the same place, so one box without RDT tells.
+
+    :raise GuestError: its kernel has not all of them.
+    """
+    known = cache_dir() / "lab" / "box" / "cache" / f"{image.key}.symbols"
+    if not known.exists():
+        said = bytearray()
+        script = f"grep -wE '{'|'.join(rdt.SYMBOLS)}' /proc/kallsyms"
+        plain = BoxSpec(spec.suite, SIMPLE, spec.disks, spec.prepare)
+        with TemporaryDirectory(prefix="ringfence-") as share:
+            await run(plain, script, share=Path(share), output=said.extend, say=say, timeout_s=_SYMBOLS_WITHIN_S)
+        rows = [line.split() for line in said.decode(errors="replace").splitlines()]
+        found = {row[2]: int(row[0], 16) for row in rows if len(row) == 3 and row[2] in rdt.SYMBOLS}
+        missing = [name for name in rdt.SYMBOLS if name not in found]
+        if missing:
+            raise GuestError(
+                f"the kernel of {spec.suite} has no {', '.join(missing)}, by which RDT is brought in",
+                hint="use another suite",
+            )
+        known.write_text(json.dumps(found))
+    loaded = json.loads(known.read_text())
+    return {str(name): int(address) for name, address in loaded.items()}
 
 
-def _save(
-    hardware: Hardware,
-    spec: BoxSpec,
-    final: Path,
-    output: Callable[[bytes], None],
-    say: Callable[[str], None],
-) -> None:
-    work = Path(tempfile.mkdtemp(prefix="build-", dir=final.parent))
-    try:
-        _qemu_img("create", "-q", "-f", "qcow2", "-F", "raw", "-b", str(hardware.image.disk), str(work / _ROOT))
-        share = work / "share"
-        share.mkdir()
-        say(f"booting the box of {spec.suite} with the {spec.init} init, to save its state")
+async def _run_watched(machine: Machine, symbols: dict[str, int], script: str, log: Path, timeout_s: float) -> int:
+    """As `Machine.run`, with what the kernel programs written to `log`."""
+    await machine.running()
+    watching = asyncio.Event()
+    with log.open("w", buffering=1) as file:
 
-        async def boot() -> None:
-            start = Start(work / _ROOT, share, share, keep=True)
-            async with started(hardware, start, output) as machine:
-                say(f"its kernel is {await machine.ready()}")
-                await machine.prepare(spec.prepare, _PREPARE_TIMEOUT_S)
-                await machine.save(work / _STATE)
+        def note(msr: int, value: int) -> None:
+            file.write(f"{msr:#x} {value:#x}\n")
 
-        asyncio.run(boot())
-        share.rmdir()
-        work.rename(final)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+        async def run_then() -> int:
+            await watching.wait()
+            return await machine.run(script, timeout_s)
 
-
-def _forget(base: Path, label: str) -> None:
-    """Keep the states used last."""
-    found = sorted(base.glob(f"{label}-*"), key=lambda path: -(path / _STATE).stat().st_mtime)
-    for old in found[_STATES_KEPT:]:
-        shutil.rmtree(old, ignore_errors=True)
-
-
-def _qemu_img(*arguments: str) -> None:
-    try:
-        subprocess.run(("qemu-img", *arguments), capture_output=True, text=True, check=True)
-    except FileNotFoundError as error:
-        raise HostError("qemu-img is not installed", path="qemu-img", hint="apt install qemu-utils") from error
-    except subprocess.CalledProcessError as error:
-        raise HostError(f"qemu-img failed: {error.stderr.strip()}", path="qemu-img") from error
+        return await beside(run_then(), rdt.record_msrs(machine.gdb, symbols, note, watching))
