@@ -13,20 +13,8 @@ from contextlib import suppress  # noqa: E402
 from typing import Any, NoReturn  # noqa: E402
 
 VERBS = (
-    "ps",
-    "show",
-    "set",
-    "plan",
-    "apply",
-    "undo",
-    "history",
-    "why",
-    "recover",
-    "monitor",
-    "pool",
-    "doctor",
-    "run",
-    "lab",
+    *("ps", "show", "set", "plan", "apply", "undo", "history", "why", "recover"),
+    *("monitor", "pool", "doctor", "run", "clean", "lab", "flash"),
 )
 
 _COMPLETE = "_RINGFENCE_COMPLETE"  # set by the scripts that typer makes for shells

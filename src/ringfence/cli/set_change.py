@@ -115,6 +115,7 @@ class _Change:
                     timeout_s=self._timeout_s,
                     force=self._force,
                     progress=progress,
+                    watch=True,
                     ended=noted.step,
                 )
             noted.end(results)

@@ -16,14 +16,14 @@ from ringfence.errors import UsageError
 
 
 def find(selectors: Iterable[str] = ()) -> list[Tenant]:
-    """Every VM that this user may see, and the containers and cgroups that are named.
+    """Every VM and container that this user may see, and the cgroups that are named.
 
     :param selectors: such as `cgroup:/web`; other names, and those of what does not run, are passed over.
     """
     from ringfence.host import containers
     from ringfence.qemu.discovery import find_vms
 
-    found: list[Tenant] = list(find_vms())
+    found: list[Tenant] = [*find_vms(), *containers.find_containers()]
     for selector in selectors:
         if selector.startswith(("container:", "cgroup:")):
             with suppress(UsageError):
