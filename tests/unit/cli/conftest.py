@@ -16,6 +16,7 @@ import pytest
 
 from ringfence.cli import entry
 from ringfence.core.model import Vm
+from ringfence.host import containers
 from ringfence.qemu import brief, discovery
 from ringfence.testing.fake_agent import FakeAgent
 from ringfence.testing.fake_qemu import FakeQemu
