@@ -71,8 +71,8 @@ class Pools:
         if not exists:
             return [add(pool.id, wanted)]
         if pool.ours and pool.users == len(pool.orphans) and not _limits_anything(wanted):
-            left = [Qmp("blockdev-del", {"node-name": node}) for node in pool.orphans]
-            return [*left, Qmp("object-del", {"id": pool.id})]
+            gone = (Qmp("blockdev-del", {"node-name": node}) for node in pool.orphans)
+            return [*gone, Qmp("object-del", {"id": pool.id})]
         if wanted == pool.limits:
             return []
         path, value = f"/objects/{pool.id}", limits.write_object(wanted)
@@ -85,7 +85,8 @@ class Pools:
         if not change:
             return Outcome(Verdict.APPLIED, part, notes=("already so",))
         try:
-            yield change
+            for request in change:  # noqa: UP028 - a list takes no answers
+                yield request
         except MonitorRefusedError as refusal:
             return Outcome(Verdict.REFUSED, part, by="QEMU", detail=refusal.message, hint=refusal.hint)
         wanted = limits.lay_over(pool.limits, wants)
