@@ -1,6 +1,6 @@
 """Options of the whole test run, read by tests/vm/conftest.py; and what measures does so alone.
 
-Tests run in several processes at a time, a file in one of them, so that one waits for its guest while another works.
+Tests run in several processes at a time, a file in one of them: so one waits for its guest while another works.
 Those marked `measures` compare a rate with its limit: of these, one runs at a time.
 """
 
