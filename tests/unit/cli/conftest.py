@@ -116,6 +116,6 @@ def obedient() -> ObedientVm:
 
 
 @pytest.fixture(autouse=True)
-def _no_container_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What runs beside the tests is no matter of theirs."""
+def _no_containers_of_this_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What happens to run here is not for the tests of verbs to list."""
     monkeypatch.setattr(containers, "find_containers", lambda *_: [])

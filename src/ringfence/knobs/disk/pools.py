@@ -69,8 +69,9 @@ class Pools:
         wanted = limits.lay_over(pool.limits, wants)
         if not exists:
             return [add(pool.id, wanted)]
-        if pool.ours and not pool.users and not _limits_anything(wanted):
-            return [Qmp("object-del", {"id": pool.id})]
+        if pool.ours and pool.users == len(pool.orphans) and not _limits_anything(wanted):
+            gone = (Qmp("blockdev-del", {"node-name": node}) for node in pool.orphans)
+            return [*gone, Qmp("object-del", {"id": pool.id})]
         if wanted == pool.limits:
             return []
         path, value = f"/objects/{pool.id}", limits.write_object(wanted)
@@ -79,15 +80,16 @@ class Pools:
     def apply(self, part: Part, wants: Wants, *, timeout_s: float, force: bool) -> Steps[Outcome]:
         """Send it, and read the object back: QEMU takes all its limits at once or none."""
         pool: Pool = part.state.pool
-        (*change,) = self.changes(part, wants)
+        change = [request for request in self.changes(part, wants) if isinstance(request, Qmp)]
         if not change:
             return Outcome(Verdict.APPLIED, part, notes=("already so",))
         try:
-            yield change[0]
+            for request in change:  # noqa: UP028 - a list takes no answers
+                yield request
         except MonitorRefusedError as refusal:
             return Outcome(Verdict.REFUSED, part, by="QEMU", detail=refusal.message, hint=refusal.hint)
         wanted = limits.lay_over(pool.limits, wants)
-        if isinstance(change[0], Qmp) and change[0].command == "object-del":
+        if change[-1].command == "object-del":
             gone = _part(pool._replace(limits=wanted), exists=False)
             return Outcome(Verdict.APPLIED, gone, notes=(f"pool {pool.name!r} had no disk and is removed",))
         held = limits.read_object((yield Qmp("qom-get", {"path": f"/objects/{pool.id}", "property": "limits"})))
