@@ -81,6 +81,7 @@ class FakeTree:
         if version == 1:
             self.write("sys/fs/cgroup/cpuset/cpuset.cpus", f"0-{cpus - 1}")
             self.write("sys/fs/cgroup/cpuset/cpuset.mems", "0")
+        self.write("sys/devices/system/cpu/online", f"0-{cpus - 1}\n")
         if systemd:
             (root / "run/systemd/system").mkdir(parents=True)
 
