@@ -1,7 +1,7 @@
 """PURE: the JSON Schema of a file of fences, for editors; from the same words that the program reads by.
 
 It takes all that the program takes. What it cannot say (names of disks, units, what a VM can do) it leaves to
- `ringfence plan`.
+`ringfence plan`.
 """
 
 from __future__ import annotations

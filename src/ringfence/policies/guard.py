@@ -1,7 +1,7 @@
 """PURE: whether a tenant is worse off for a change: what is read of it, and what of that is distress.
 
-The guest is asked through its agent, a container through its group. What cannot be read is unknown, and no distress.
-Pressure right after a change of memory is the change itself (it was seen at 40 to 85 % while a balloon that did
+The guest is asked through its agent, a container through its group. What cannot be read is unknown, and no
+distress. Pressure right after a change of memory is the change itself (seen at 40 to 85 % while a balloon that did
 no harm was filled, and at 0 once it was), so that it counts only when it lasts.
 """
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 from hypothesis import given, settings
@@ -18,9 +18,9 @@ from ringfence.engine import fences, journal, recovery, snapshot, transaction
 from ringfence.engine.driver import Edges
 from ringfence.engine.journal import Author, Journal
 from ringfence.engine.transaction import Doors, Options
+from ringfence.errors import MonitorRefusedError
 from ringfence.testing.obedient_vm import ObedientVm
-
-from .conftest import PaperSession
+from ringfence.testing.script import Event, Refuse, Return, unfold
 
 MIB = 1 << 20
 AUTHOR = Author("me", 1, "now", "a test")
@@ -31,20 +31,38 @@ def tenant(name: str) -> Vm:
     return Vm(name, 1, "", "q35", "tcg", 0, 0, 2, 4, nothing, None, nothing, nothing, "plain", "", nothing)
 
 
-class Slow(PaperSession):
-    """Lets others go on before each answer, as often as it was told."""
+class Slow:
+    """A session with an obedient VM that lets others go on before each answer, as often as it was told."""
 
     def __init__(self, answers: Mapping[str, Any], turns: Iterable[int]) -> None:
-        super().__init__(answers)
+        self._answers = answers
         self._turns = itertools.cycle(turns)
+        self._events: list[dict[str, Any]] = []
 
     async def execute(self, command: str, arguments: Any = None, *, timeout_s: float) -> Any:
         for _ in range(next(self._turns)):
             await asyncio.sleep(0)
-        return await super().execute(command, arguments, timeout_s=timeout_s)
+        value: Any = None
+        answer = self._answers.get(command, Refuse("CommandNotFound", f"{command} has not been found"))
+        for act in unfold(answer, arguments or {}):
+            match act:
+                case Return(value):
+                    pass
+                case Refuse(error_class, description):
+                    raise MonitorRefusedError(description, error_class=error_class)
+                case Event(name, data):
+                    self._events.append({"event": name, "data": data})
+        return value
 
-    async def close(self) -> None:
-        return
+    async def execute_all(self, commands: Sequence[tuple[str, Any]], *, timeout_s: float) -> list[Any]:
+        return [await self.execute(command, arguments, timeout_s=timeout_s) for command, arguments in commands]
+
+    @contextmanager
+    def listen(self, _: Collection[str]) -> Iterator[Slow]:
+        yield self
+
+    async def get(self, _: float | None) -> Any:
+        return self._events.pop(0) if self._events else None
 
 
 class Opened:
@@ -118,7 +136,7 @@ FENCE = st.fixed_dictionaries(
 FENCES = st.fixed_dictionaries({"web1": FENCE}, optional={"web*": FENCE, "web2": FENCE})
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(FENCES)
 def test_a_plan_after_apply_is_empty_and_undo_restores(wanted: dict[str, Any]) -> None:
     async def check() -> None:
@@ -136,7 +154,7 @@ def test_a_plan_after_apply_is_empty_and_undo_restores(wanted: dict[str, Any]) -
     asyncio.run(check())
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(FENCES, FENCES, st.lists(st.integers(0, 4), min_size=1, max_size=5))
 def test_two_applies_at_once_are_as_one_after_the_other(
     one: dict[str, Any], other: dict[str, Any], turns: list[int]

@@ -22,7 +22,7 @@ WELL = Sample("running", True, 0, 0.0)
         ([WELL._replace(agent=False), WELL, WELL._replace(agent=False)], ""),
         ([WELL._replace(agent=False)] * 2, "does not answer any more"),
         ([WELL._replace(stalled_percent=85.0)] * 5, ""),
-        ([WELL._replace(stalled_percent=85.0)] * 8, "for want of memory"),
+        ([WELL._replace(stalled_percent=85.0)] * 7, "for want of memory"),
         ([Sample()] * 9, ""),
     ],
 )
