@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from ringfence.cli.output import line as say
 from ringfence.cli.output import note
 
 if TYPE_CHECKING:
@@ -34,6 +35,9 @@ def run(
     machine: Annotated[str, typer.Option(help="q35 or pc.")] = "q35",
     accel: Annotated[str, typer.Option(help="auto, kvm, tcg, or any value for QEMU's -accel.")] = "auto",
     qemu: Annotated[str, typer.Option(help="The QEMU program.", show_default="the one installed")] = "",
+    group: Annotated[
+        bool, typer.Option(help="Start it in a cgroup of its own: limits hold from the start.")
+    ] = True,
     only_print: Annotated[bool, typer.Option("--print", help="Print the command line instead.")] = False,
     extra: Annotated[
         list[str] | None,
@@ -46,7 +50,6 @@ def run(
     """
     import os
     import shlex
-    import sys
 
     from ringfence import units
     from ringfence.qemu import accel as accelerators
@@ -56,14 +59,13 @@ def run(
     qemu = qemu or launch.installed_qemu()
     memory_bytes = units.parse(units.BYTES, memory)
     virtio_mem_bytes = units.parse(units.BYTES, virtio_mem) if virtio_mem else 0
-    roomy_bytes = max(4 * memory_bytes, memory_bytes + virtio_mem_bytes)
     backend = launch.object_properties(qemu, launch.RAM_BACKEND) if virtio_mem_bytes else ()
     chosen = accelerators.choose(qemu, accel)
     options = launch.VmOptions(
         name=name,
         files=_files(name),
         memory_bytes=memory_bytes,
-        memory_max_bytes=units.parse(units.BYTES, max_memory) if max_memory else roomy_bytes,
+        memory_max_bytes=_most(max_memory, memory_bytes, virtio_mem_bytes),
         virtio_mem_bytes=virtio_mem_bytes,
         qemu=qemu,
         machine=machine,
@@ -75,13 +77,39 @@ def run(
     )
     line = launch.command_line(options, launch.device_properties(qemu, launch.BALLOON), backend)
     if only_print:
-        sys.stdout.write(shlex.join(line) + "\n")
+        say(shlex.join(line))
         return
-    note(f"{name} under {chosen.name} ({chosen.reason})")
-    note(
-        f"QMP at {options.files.qmp}; its console: ringfence monitor {name} 'ringbuf_read {launch.CONSOLE} 65536'"
-    )
-    _become(line)
+    _tell(name, options.files, f"{chosen.name} ({chosen.reason})")
+    _become(line, group=name if group else "")
+
+
+def _most(asked: str | None, memory_bytes: int, virtio_mem_bytes: int) -> int:
+    """The most that the VM's memory may come to; when nobody says, with room to grow."""
+    from ringfence import units
+
+    if asked:
+        return units.parse(units.BYTES, asked)
+    return max(4 * memory_bytes, memory_bytes + virtio_mem_bytes)
+
+
+def _tell(name: str, files: Files, accelerator: str) -> None:
+    from ringfence.qemu.launch import CONSOLE
+
+    note(f"{name} under {accelerator}")
+    note(f"QMP at {files.qmp}; its console: ringfence monitor {name} 'ringbuf_read {CONSOLE} 65536'")
+
+
+def _enter_group(name: str) -> None:
+    """Without rights to it the VM runs all the same, among the others."""
+    from ringfence.errors import HostError
+    from ringfence.host import inside
+
+    try:
+        trouble = inside.enter(name)
+    except HostError as error:
+        trouble = error.message
+    if trouble:
+        note(f"it has no group of its own yet ({trouble}): memory.limit would not count what it uses until then")
 
 
 def _files(name: str) -> Files:
@@ -102,13 +130,15 @@ def _files(name: str) -> Files:
     return files
 
 
-def _become(line: list[str]) -> NoReturn:
+def _become(line: list[str], *, group: str) -> NoReturn:
     import os
     import signal
     import sys
 
     from ringfence.qemu.launch import missing_qemu
 
+    if group:
+        _enter_group(group)
     sys.stdout.flush()
     sys.stderr.flush()
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it, and that would be inherited

@@ -90,7 +90,7 @@ def _range(observation: Observation) -> str:
     if observation.row.unit == units.SWITCH:
         return "on or off"
     if observation.row.lifts:
-        return "from " + text(low) if low is not None else "a name"
+        return "from " + text(low) if low is not None else "a name" if observation.row.unit == units.NAME else ""
     if low is None and high is None:
         return ""
     return f"{text(low)} to {text(high)}" if low is not None else f"up to {text(high)}"

@@ -29,6 +29,18 @@ class Task(NamedTuple):
     folder: str = ""
 
 
+class BlockDevice(NamedTuple):
+    """A whole block device: not a partition.
+
+    :param number: `MAJOR:MINOR`; `name` the kernel's, such as `sda` or `dm-0`.
+    :param scheduler: the one in use, such as `none` or `bfq`; empty where it has none.
+    """
+
+    number: str
+    name: str
+    scheduler: str = ""
+
+
 class Group(NamedTuple):
     """Where a tenant is in one cgroup hierarchy.
 

@@ -74,13 +74,23 @@ class ReadLink(NamedTuple):
 
 
 class DeviceOf(NamedTuple):
-    """Answer: `MAJOR:MINOR` of the block device that a path is, or that its file system lies on; None without."""
+    """Answer: the `core.host.BlockDevice` that a path is, or is part of, or lies on; None without."""
 
     path: str
 
     def wire(self) -> dict[str, object]:
         """For the dry run."""
         return {"stat": self.path}
+
+
+class BlockDevices(NamedTuple):
+    """Answer: every whole block device of the host, as a tuple of `core.host.BlockDevice`."""
+
+    of: str = "host"
+
+    def wire(self) -> dict[str, object]:
+        """For the dry run."""
+        return {"devices": self.of}
 
 
 class Tasks(NamedTuple):
@@ -162,6 +172,7 @@ HostRequest: TypeAlias = (
     | RemoveDir
     | ReadLink
     | DeviceOf
+    | BlockDevices
     | Tasks
     | Placement
     | GetAffinity

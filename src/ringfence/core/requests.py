@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
     from ringfence.core.host_requests import (
+        BlockDevices as BlockDevices,
+    )
+    from ringfence.core.host_requests import (
         DeviceOf as DeviceOf,
     )
     from ringfence.core.host_requests import (

@@ -20,6 +20,7 @@ from ringfence.core.knob import (
     Value,
     Verdict,
     Wants,
+    Watches,
 )
 from ringfence.core.requests import Change
 from ringfence.engine.driver import Edges, ProgressCallback, no_progress, observe, run
@@ -81,6 +82,10 @@ class Step(NamedTuple):
         if isinstance(self.knob, InStep):
             return self.knob.in_step(self.part, self.wants)
         return not self.knob.changes(self.part, self.wants)
+
+    def names(self) -> set[str]:
+        """The keys as results name them."""
+        return {self._observation(leaf, self.part).key for leaf in self.keys}
 
     def notes(self) -> tuple[str, ...]:
         """What else is to be known of what would be changed, such as who shares it."""
@@ -147,7 +152,7 @@ async def plan(
         try:
             key = registry.parse_key(text)
             if kind not in key.knob.tenants:
-                raise UsageError(f"{text} is not for a {kind}", hint="`ringfence show` lists the keys it has")
+                raise _not_for(text, kind)
             wanted.append((key, registry.parse_value(key, value)))
         except UsageError as error:
             problems.append(error)
@@ -219,8 +224,20 @@ async def observe_all(edges: Edges, knobs: Iterable[Knob]) -> dict[Knob, tuple[P
     return {knob: await _observe(edges, knob) for knob in dict.fromkeys(knobs)}
 
 
+def _not_for(key: str, kind: str) -> UsageError:
+    first, _, leaf = key.rpartition(".")
+    hint = (
+        f"at the host's device: {first}.host.{leaf}"
+        if key.startswith("disk.")
+        else "`ringfence show` lists its keys"
+    )
+    return UsageError(f"{key} is not for a {kind}", hint=hint)
+
+
 def _in_order(steps: list[Step]) -> list[Step]:
     """Steps that make what others need first, else as the user wrote them; each as the ones before leave it."""
+    if len(steps) < 2:
+        return steps
     ordered: list[Step] = []
     for step in sorted(steps, key=lambda step: not isinstance(step.knob, Makes)):
         if isinstance(step.knob, Foresees):
@@ -295,6 +312,22 @@ async def apply(
         if outcome.verdict is not Verdict.APPLIED:
             stopped = f"{results[-1].key} was not applied"
     return results
+
+
+async def watched(edges: Edges, steps: list[Step], results: list[Result]) -> list[Result]:
+    """The results, with a note where what was applied shows within seconds that something went wrong."""
+    found: dict[str, str] = {}
+    for step in steps:
+        keys = step.names()
+        applied = all(r.verdict is Verdict.APPLIED for r in results if r.key in keys)
+        if not applied or not isinstance(step.knob, Watches):
+            continue
+        try:
+            wrong = await run(step.knob.watch(step.part, step.wants), edges)
+        except RingfenceError:
+            continue  # the change itself was read back
+        found |= dict.fromkeys(keys, wrong) if wrong else {}
+    return [r._replace(notes=(*r.notes, found[r.key])) if r.key in found else r for r in results]
 
 
 async def _join(edges: Edges) -> None:

@@ -22,6 +22,9 @@ GREETING_TIMEOUT_S = 2.0
 _HEAD_START_S = 0.02
 """A free monitor greets within a millisecond or two; who has not by then may be serving somebody else."""
 
+_BRIEFLY_S = 0.2
+"""On a busy host a free monitor may take a while, too; to load what waits better takes half as long."""
+
 _MANAGERS_OWN = ("/var/lib/libvirt/", "/run/libvirt/", "/var/run/qemu-server/", "/run/qemu-server/")
 
 
@@ -51,10 +54,11 @@ def open_briefly(vm: Vm, *, timeout_s: float = GREETING_TIMEOUT_S) -> BriefSessi
     """A session without an event loop on a socket that is no manager's; None when none greets at once."""
     from ringfence.qemu.brief import BriefSession
 
+    patience_s = min(timeout_s, _BRIEFLY_S / len(vm.qmp_addresses)) if vm.qmp_addresses else 0.0
     for address in vm.qmp_addresses:
         if address.path and not address.path.startswith(_MANAGERS_OWN) and not is_own_socket(address):
             try:
-                return BriefSession.open(address, timeout_s=min(timeout_s, _HEAD_START_S))
+                return BriefSession.open(address, timeout_s=patience_s)
             except MonitorError:
                 continue
     return None

@@ -9,15 +9,17 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ringfence.core import host_requests as ask
-from ringfence.core.host import Placement, Task
-from ringfence.core.model import Container, Tenant
+from ringfence.core.host import BlockDevice, Placement, Task
+from ringfence.core.model import Container, Nic, Tenant
 from ringfence.errors import HostError
-from ringfence.host import files, placement, threads
+from ringfence.host import devices, files, placement, threads
 from ringfence.host.hierarchies import Hierarchy, paths_of
 from ringfence.host.hierarchies import mounted as hierarchies_of
 
 if TYPE_CHECKING:
     from typing import Self
+
+    from ringfence.host.netlink import NetlinkEdge
 
 
 _START_POLL_S, _START_POLLS = 0.01, 500
@@ -30,13 +32,18 @@ class HostEdge:
     :param pid: the tenant's process; 0 when none is known.
     :param name: of the tenant, for groups that are made for it.
     :param group: the path of a container's group; empty for a VM.
+    :param nics: a VM's, as its command line tells.
     """
 
-    def __init__(self, root: str = "/", *, pid: int = 0, name: str = "", group: str = "") -> None:
+    def __init__(
+        self, root: str = "/", *, pid: int = 0, name: str = "", group: str = "", nics: tuple[Nic, ...] = ()
+    ) -> None:
         self.root = root.rstrip("/")
         self.pid = pid
         self.name = name
         self.group = group
+        self._nics = nics
+        self._netlink: NetlinkEdge | None = None
         self._handlers: dict[type, Callable[[Any], Any]] = {
             ask.ReadFile: self._read,
             ask.WriteFile: self._write,
@@ -45,6 +52,7 @@ class HostEdge:
             ask.RemoveDir: self._remove,
             ask.ReadLink: self._link,
             ask.DeviceOf: self._device,
+            ask.BlockDevices: lambda _: devices.every_device(self.root),
             ask.Tasks: lambda request: self.tasks(request.controller),
             ask.Placement: lambda _: self.placement(),
             ask.GetAffinity: self._get_affinity,
@@ -57,7 +65,7 @@ class HostEdge:
         if isinstance(tenant, Container):
             return cls(root, pid=tenant.pid, name=tenant.name, group=tenant.cgroup)
         if tenant is not None:
-            return cls(root, pid=tenant.pid, name=tenant.name)
+            return cls(root, pid=tenant.pid, name=tenant.name, nics=tenant.nics)
         return cls(root, pid=pid, name="vm")
 
     async def answer(self, request: ask.HostRequest | Sequence[ask.HostRequest]) -> Any:
@@ -69,7 +77,18 @@ class HostEdge:
             return [await self.answer(one) for one in request]
         if isinstance(request, ask.Systemd):
             return await self._ask_systemd(request)
+        if isinstance(request, ask.Netlink):
+            return await self._network().answer(request)
         return self.answer_now(request)
+
+    def _network(self) -> NetlinkEdge:
+        if self._netlink is None:
+            from ringfence.host.netlink import NetlinkEdge
+
+            tenant = f"container:{self.name}" if self.group else self.name
+            nics = None if self.group else self._nics
+            self._netlink = NetlinkEdge(self.pid, tenant, nics, f"{self.root}/proc")
+        return self._netlink
 
     async def _ask_systemd(self, request: ask.Systemd) -> None:
         """A unit that is started moves its processes a little later: who asked can rely on it."""
@@ -77,15 +96,22 @@ class HostEdge:
 
         await systemd.call(request)
         if request.method == "StartTransientUnit":
-            for _ in range(_START_POLLS):
-                if f"/{request.unit}" in files.text(f"{self.root}/proc/{self.pid}/cgroup"):
-                    return
-                time.sleep(_START_POLL_S)  # noqa: ASYNC251 - systemd has answered: it is a matter of a millisecond
-            raise HostError(
-                f"systemd has started {request.unit}, and not moved process {self.pid} into it",
-                path=request.unit,
-                hint=f"`systemctl status {request.unit}` may tell why",
-            )
+            self.wait_for_unit(request.unit)
+
+    def wait_for_unit(self, unit: str) -> None:
+        """Until a unit that systemd has answered for has the tenant in it: a matter of milliseconds.
+
+        :raise HostError: that did not come.
+        """
+        for _ in range(_START_POLLS):
+            if f"/{unit}" in files.text(f"{self.root}/proc/{self.pid}/cgroup"):
+                return
+            time.sleep(_START_POLL_S)
+        raise HostError(
+            f"systemd has started {unit}, and not moved process {self.pid} into it",
+            path=unit,
+            hint=f"`systemctl status {unit}` may tell why",
+        )
 
     def answer_now(self, request: Any) -> Any:
         """As `answer`, for a request that needs no waiting: one to the kernel's files.
@@ -99,6 +125,8 @@ class HostEdge:
 
     async def close(self) -> None:
         """Release what is held open."""
+        if self._netlink is not None:
+            self._netlink.close()
 
     def tasks(self, controller: str = "") -> tuple[Task, ...]:
         """The tenant's threads, and their groups in the hierarchy of a controller."""
@@ -169,9 +197,7 @@ class HostEdge:
         path = self._at(request.path)
         return os.path.realpath(path)[len(self.root) :] if os.path.exists(path) else None
 
-    def _device(self, request: ask.DeviceOf) -> str | None:
-        from ringfence.host import devices
-
+    def _device(self, request: ask.DeviceOf) -> BlockDevice | None:
         return devices.device_of(self.root, self._at(request.path))
 
     def _get_affinity(self, request: ask.GetAffinity) -> frozenset[int]:

@@ -68,6 +68,19 @@ _WORDS: dict[str, Callable[[object], list[str]]] = {"au": _array, "ay": _array, 
 
 
 async def call(request: Systemd) -> None:
+    """As `call_now`, beside an event loop where there is one."""
+    loaded = sys.modules.get("asyncio")
+    try:
+        if loaded is None:
+            raise RuntimeError
+        loaded.get_running_loop()
+    except RuntimeError:
+        call_now(request)
+    else:
+        await loaded.to_thread(call_now, request)
+
+
+def call_now(request: Systemd) -> None:
     """Make the call, of the system's manager, or of the user's own when it is not root.
 
     :raise HostError: systemd cannot be asked, refuses, or does not answer.
@@ -78,7 +91,7 @@ async def call(request: Systemd) -> None:
         *("org.freedesktop.systemd1", "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager"),
         *(request.method, *arguments(request)),
     ]
-    process = await _run(line)
+    process = _run_now(line)
     if process.returncode:
         why = process.stderr.decode(errors="replace").strip().splitlines()
         raise HostError(
@@ -86,19 +99,6 @@ async def call(request: Systemd) -> None:
             path=request.unit,
             hint="root may; a user's own units are in the user's systemd (`systemctl --user`)",
         )
-
-
-async def _run(line: list[str]) -> subprocess.CompletedProcess[bytes]:
-    """Without an event loop there is nothing that it could hold up."""
-    loaded = sys.modules.get("asyncio")
-    try:
-        if loaded is not None:
-            loaded.get_running_loop()
-            done: subprocess.CompletedProcess[bytes] = await loaded.to_thread(_run_now, line)
-            return done
-    except RuntimeError:
-        pass
-    return _run_now(line)
 
 
 def _run_now(line: list[str]) -> subprocess.CompletedProcess[bytes]:

@@ -15,7 +15,7 @@ from collections.abc import Collection, Coroutine, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ringfence.errors import MonitorBusyError, MonitorError, MonitorProtocolError
-from ringfence.qemu import replies, sockets
+from ringfence.qemu import replies, sockets, wire
 
 if TYPE_CHECKING:
     import socket
@@ -56,8 +56,7 @@ class BriefSession:
         self.greeting: Mapping[str, Any] = {}
         self._socket: socket.socket | None = None
         self._unread = bytearray()
-        self._sent = 0
-        self._overdue: set[str] = set()
+        self._overdue: set[int] = set()
 
     @classmethod
     def open(cls, address: Address, *, timeout_s: float) -> BriefSession:
@@ -140,34 +139,32 @@ class BriefSession:
 
     def _ask(self, commands: Sequence[tuple[str, Mapping[str, object] | None]], timeout_s: float) -> list[Any]:
         deadline = _now() + timeout_s
-        sent: dict[str, str] = {}
-        answers: dict[str, Any] = {}
+        sent: dict[int, str] = {}
+        answers: dict[int, Any] = {}
         lines = b""
         for command, arguments in commands:
-            self._sent += 1
-            name = str(self._sent)
-            sent[name] = command
-            asked: dict[str, object] = {"execute": command, "id": name}
-            if arguments is not None:
-                asked["arguments"] = arguments
-            lines += json.dumps(asked, separators=(",", ":")).encode() + b"\n"
+            number = wire.free(sent.keys() | self._overdue)
+            sent[number] = command
+            lines += wire.line(command, arguments, number)
         try:
             self._send(lines, deadline)
             while len(answers) < len(sent):
                 message = self._message(deadline, state=replies.IN_DOUBT)
-                name = str(message.get("id"))
-                if name in sent:
-                    answers[name] = message
-                elif name in self._overdue:
-                    self._overdue.discard(name)
+                told = message.get("id")
+                if not isinstance(told, int):
+                    raise self._nonsense("an answer without its command's id", replies.IN_DOUBT)
+                if told in sent:
+                    answers[told] = message
+                elif told in self._overdue:
+                    self._overdue.discard(told)
                 else:
                     raise self._nonsense("an answer to nothing that was asked", replies.IN_DOUBT)
         except TimeoutError:
-            waiting = [name for name in sent if name not in answers]
+            waiting = [number for number in sent if number not in answers]
             self._overdue.update(waiting)
             raise replies.late(self.address, sent[waiting[0]], timeout_s) from None
         try:
-            return [replies.value(self.address, command, answers[name]) for name, command in sent.items()]
+            return [replies.value(self.address, command, answers[number]) for number, command in sent.items()]
         except MonitorProtocolError:
             self._release()
             raise

@@ -101,7 +101,7 @@ class Session:
         :raise MonitorGoneError: the session is closed, or QEMU closed it before it answered.
         :raise MonitorProtocolError: what came back is not QMP.
         """
-        reply = await self._submit(command, arguments)
+        (reply,) = await self._submit([(command, arguments)])
         try:
             async with asyncio.timeout(timeout_s):
                 message = await reply
@@ -119,13 +119,15 @@ class Session:
         """
         if not commands:
             return []
-        awaited = [await self._submit(command, arguments) for command, arguments in commands]
-        _, late = await asyncio.wait(awaited, timeout=timeout_s)
-        sent = [(command, reply) for (command, _), reply in zip(commands, awaited, strict=True)]
-        for command, reply in sent:
-            if reply in late:
-                raise replies.late(self.address, command, timeout_s)
-        return [await self._value(command, reply.result()) for command, reply in sent]
+        awaited = await self._submit(commands)
+        names = [command for command, _ in commands]
+        try:
+            async with asyncio.timeout(timeout_s):
+                messages = [await reply for reply in awaited]
+        except TimeoutError:
+            late = next(name for name, reply in zip(names, awaited, strict=True) if _unanswered(reply))
+            raise replies.late(self.address, late, timeout_s) from None
+        return [await self._value(name, message) for name, message in zip(names, messages, strict=True)]
 
     async def hmp(self, line: str, *, timeout_s: float = 10.0) -> str:
         """Execute a line of the human monitor; gives its text, each line ended by a newline.
@@ -175,7 +177,8 @@ class Session:
         self.greeting = {"version": greeting.QMP.version, "capabilities": greeting.QMP.capabilities}
         # Without oob QEMU stops reading while it executes: 0.1 ms more for each pipelined command.
         wanted = {"enable": ["oob"]} if "oob" in greeting.QMP.capabilities else None
-        message = await (await self._submit("qmp_capabilities", wanted))
+        (reply,) = await self._submit([("qmp_capabilities", wanted)])
+        message = await reply
         await self._value("qmp_capabilities", message)
 
     def _late_connect(self, timeout_s: float) -> MonitorError:
@@ -190,11 +193,11 @@ class Session:
         return sockets.late_connect(self.address, timeout_s)
 
     async def _submit(
-        self, command: str, arguments: Mapping[str, object] | None
-    ) -> asyncio.Future[Message | None]:
+        self, commands: Sequence[tuple[str, Mapping[str, object] | None]]
+    ) -> list[asyncio.Future[Message | None]]:
         if self._client.runstate is not Runstate.RUNNING:
             raise self._ended(await self._release())
-        return self._client.submit(command, arguments)
+        return self._client.submit(commands)
 
     async def _value(self, command: str, message: Message | None) -> Any:
         if message is None:
@@ -241,3 +244,7 @@ class Session:
             if self._socket is not None:
                 self._socket.close()
         return None
+
+
+def _unanswered(reply: asyncio.Future[Message | None]) -> bool:
+    return reply.cancelled() or not reply.done()

@@ -108,10 +108,9 @@ class FakeServer(ABC):
     async def _serve(self) -> None:
         if self._listener is None:
             return
-        loop = asyncio.get_running_loop()
         try:
             while True:
-                connection, _ = await loop.sock_accept(self._listener)
+                connection = await _accept(self._listener)
                 try:
                     reader, self._writer = await asyncio.open_connection(sock=connection)
                 except BaseException:
@@ -152,3 +151,26 @@ class FakeServer(ABC):
         if self._loop is not None:
             with contextlib.suppress(RuntimeError):  # the loop has ended
                 self._loop.call_soon_threadsafe(function, *arguments)
+
+
+async def _accept(listener: socket.socket) -> socket.socket:
+    """The next client. `loop.sock_accept` loses one, unclosed, when it is cancelled just as the client comes."""
+    loop = asyncio.get_running_loop()
+    while True:
+        try:
+            connection, _ = listener.accept()
+        except BlockingIOError:
+            readable = loop.create_future()
+            loop.add_reader(listener, _set, readable)
+            try:
+                await readable
+            finally:
+                loop.remove_reader(listener)
+        else:
+            connection.setblocking(False)
+            return connection
+
+
+def _set(readable: asyncio.Future[None]) -> None:
+    if not readable.done():
+        readable.set_result(None)

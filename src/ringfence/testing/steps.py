@@ -11,7 +11,7 @@ from ringfence.errors import AgentAbsentError, HostError, MonitorRefusedError, R
 from ringfence.host.edge import HostEdge
 
 T = TypeVar("T")
-_HOST_READS = ("ReadFile", "ListDir", "ReadLink", "DeviceOf", "Tasks", "Placement", "GetAffinity")
+_HOST_READS = ("ReadFile", "ListDir", "ReadLink", "DeviceOf", "BlockDevices", "Tasks", "Placement", "GetAffinity")
 
 
 class PaperVm:

@@ -179,7 +179,7 @@ def test_garbage_ends_the_session(connected: Connected, noise: bytes) -> None:
 @pytest.mark.parametrize("members", ['"maybe": 1', '"error": 1', '"error": {"desc": "x"}'])
 def test_a_malformed_answer(connected: Connected, members: str) -> None:
     with connected() as (qemu, session):
-        qemu.answers["x"] = lambda _: Raw(f'{{{members}, "id": "{qemu.received[-1]["id"]}"}}\n'.encode())
+        qemu.answers["x"] = lambda _: Raw(f'{{{members}, "id": {qemu.received[-1]["id"]}}}\n'.encode())
         with pytest.raises(MonitorProtocolError):
             ask(session, "x")
         with pytest.raises(MonitorGoneError):

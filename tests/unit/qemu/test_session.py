@@ -197,7 +197,7 @@ async def test_garbage_ends_the_session(connected, noise):
 @pytest.mark.parametrize("members", ['"maybe": 1', '"error": 1', '"error": {"desc": "x"}'])
 async def test_malformed_answer(connected, members):
     async with connected() as (qemu, session):
-        qemu.answers["x"] = lambda _: Raw(f'{{{members}, "id": "{qemu.received[-1]["id"]}"}}\n'.encode())
+        qemu.answers["x"] = lambda _: Raw(f'{{{members}, "id": {qemu.received[-1]["id"]}}}\n'.encode())
         with pytest.raises(MonitorProtocolError):
             await session.execute("x")
         with pytest.raises(MonitorGoneError):

@@ -13,7 +13,6 @@ to an NVMe disk only when no other NVMe controller may take its number.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from string import ascii_lowercase
 from typing import Any, NamedTuple
 
 from ringfence.core.answers import entries, fields, number, text
@@ -159,7 +158,7 @@ def _letters(index: int) -> str:
     """0 -> a, 25 -> z, 26 -> aa, as the kernel counts disks."""
     letters = ""
     while index >= 0:
-        letters = ascii_lowercase[index % 26] + letters
+        letters = chr(ord("a") + index % 26) + letters
         index = index // 26 - 1
     return letters
 
