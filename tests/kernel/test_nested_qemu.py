@@ -49,7 +49,7 @@ def shares(pid: int, threads: list[int]) -> list[float]:
 
 
 def hold(pid: int, threads: list[int], caps: list[float]) -> bool:
-    """Whether each thread gets its cap, within 5 %; never more. One that had no CPU to use it is measured again."""
+    """Whether each thread gets its cap within 5 %, never more. One without a CPU to use it is measured again."""
     for _ in range(TRIES):
         found = shares(pid, threads)
         assert all(share <= 1.05 * cap for share, cap in zip(found, caps, strict=True))
