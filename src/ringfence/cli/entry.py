@@ -13,20 +13,9 @@ from contextlib import suppress  # noqa: E402
 from typing import Any, NoReturn  # noqa: E402
 
 VERBS = (
-    "ps",
-    "show",
-    "set",
-    "plan",
-    "apply",
-    "status",
-    "daemon",
-    "monitor",
-    "pool",
-    "doctor",
-    "run",
-    "clean",
-    "lab",
-    "flash",
+    *("ps", "show", "set", "plan", "apply", "confirm", "diff", "undo", "history", "why", "recover", "schema"),
+    *("status", "daemon"),
+    *("monitor", "pool", "doctor", "run", "clean", "lab", "flash"),
 )
 
 _COMPLETE = "_RINGFENCE_COMPLETE"  # set by the scripts that typer makes for shells

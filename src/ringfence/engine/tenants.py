@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 
+from ringfence.core.host_check import Capacity
 from ringfence.core.model import Tenant
 from ringfence.core.spec import Rank, Spec
 from ringfence.engine import api, authors
@@ -14,17 +16,37 @@ from ringfence.engine.transaction import Doors, Opened
 from ringfence.errors import UsageError
 
 
-def find(spec: Spec) -> list[Tenant]:
-    """Every VM that this user may see, and the containers and cgroups that a spec names."""
+def find(selectors: Iterable[str] = ()) -> list[Tenant]:
+    """Every VM and container that this user may see, and the cgroups that are named.
+
+    :param selectors: such as `cgroup:/web`; other names, and those of what does not run, are passed over.
+    """
     from ringfence.host import containers
     from ringfence.qemu.discovery import find_vms
 
-    found: list[Tenant] = list(find_vms())
-    for rule in spec.rules:
-        if rule.selector.rank is Rank.NAME and rule.selector.kind != "vm":
-            with suppress(UsageError):  # it does not run now: the plan tells
-                found.append(containers.find(rule.selector.text))
+    found: list[Tenant] = [*find_vms(), *containers.find_containers()]
+    for selector in selectors:
+        if selector.startswith(("container:", "cgroup:")):
+            with suppress(UsageError):
+                found.append(containers.find(selector))
     return list(dict.fromkeys(found))
+
+
+def capacity() -> Capacity:
+    """What this host has."""
+    import os
+
+    online: set[int] = set()
+    with suppress(OSError, ValueError), open("/sys/devices/system/cpu/online", encoding="ascii") as file:
+        for part in file.read().strip().split(","):
+            first, _, last = part.partition("-")
+            online.update(range(int(first), int(last or first) + 1))
+    return Capacity(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), frozenset(online))
+
+
+def named_by(spec: Spec) -> list[str]:
+    """The names that a spec has, for `find`."""
+    return [rule.selector.text for rule in spec.rules if rule.selector.rank is Rank.NAME]
 
 
 def doors(*, greeting_timeout_s: float = GREETING_TIMEOUT_S, answer_timeout_s: float = ANSWER_TIMEOUT_S) -> Doors:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from ringfence.host.netlink import NetlinkEdge
 
 
+_CHANGING = (ask.WriteFile, ask.MakeDir, ask.RemoveDir)
 _START_POLL_S, _START_POLLS = 0.01, 500
 
 
@@ -33,7 +35,10 @@ class HostEdge:
     :param name: of the tenant, for groups that are made for it.
     :param group: the path of a container's group; empty for a VM.
     :param nics: a VM's, as its command line tells.
+    :cvar same_s: how long it may go unnoticed that somebody else has moved the tenant.
     """
+
+    same_s = 0.1
 
     def __init__(
         self, root: str = "/", *, pid: int = 0, name: str = "", group: str = "", nics: tuple[Nic, ...] = ()
@@ -43,18 +48,22 @@ class HostEdge:
         self.name = name
         self.group = group
         self._nics = nics
+        self._placed: tuple[float, Placement] | None = None
         self._netlink: NetlinkEdge | None = None
+        self._locks: dict[str, int] = {}
         self._handlers: dict[type, Callable[[Any], Any]] = {
             ask.ReadFile: self._read,
             ask.WriteFile: self._write,
             ask.ListDir: self._list,
             ask.MakeDir: self._make,
             ask.RemoveDir: self._remove,
+            ask.Lock: self._lock,
+            ask.Unlock: self._unlock,
             ask.ReadLink: self._link,
             ask.DeviceOf: self._device,
             ask.BlockDevices: lambda _: devices.every_device(self.root),
             ask.Tasks: lambda request: self.tasks(request.controller),
-            ask.Placement: lambda _: self.placement(),
+            ask.Placement: lambda _: self._placement_of_now(),
             ask.GetAffinity: self._get_affinity,
             ask.SetAffinity: self._set_affinity,
         }
@@ -74,7 +83,8 @@ class HostEdge:
         :raise HostError: the kernel, or systemd, refuses it. Those of a list that come after it are not tried.
         """
         if isinstance(request, list):
-            return [await self.answer(one) for one in request]
+            now = self._handlers
+            return [self.answer_now(one) if type(one) in now else await self.answer(one) for one in request]
         if isinstance(request, ask.Systemd):
             return await self._ask_systemd(request)
         if isinstance(request, ask.Netlink):
@@ -94,6 +104,7 @@ class HostEdge:
         """A unit that is started moves its processes a little later: who asked can rely on it."""
         from ringfence.host import systemd
 
+        self._placed = None
         await systemd.call(request)
         if request.method == "StartTransientUnit":
             self.wait_for_unit(request.unit)
@@ -121,12 +132,16 @@ class HostEdge:
         handler = self._handlers.get(type(request))
         if handler is None:
             raise HostError(f"nobody on this host answers {type(request).__name__}")
+        if type(request) in _CHANGING:
+            self._placed = None
         return handler(request)
 
     async def close(self) -> None:
         """Release what is held open."""
         if self._netlink is not None:
             self._netlink.close()
+        for path in tuple(self._locks):
+            self._unlock(ask.Unlock(path))
 
     def tasks(self, controller: str = "") -> tuple[Task, ...]:
         """The tenant's threads, and their groups in the hierarchy of a controller."""
@@ -163,6 +178,13 @@ class HostEdge:
             )
         return found
 
+    def _placement_of_now(self) -> Placement:
+        """One placement does for all knobs that are read together, until something is changed."""
+        now = time.monotonic()
+        if self._placed is None or now - self._placed[0] > self.same_s:
+            self._placed = (now, self.placement())
+        return self._placed[1]
+
     def _read(self, request: ask.ReadFile) -> str | None:
         return files.read(self._at(request.path), optional=request.optional)
 
@@ -192,6 +214,24 @@ class HostEdge:
             pass
         except OSError as error:
             raise files.refused("cannot remove", request.path, error) from None
+
+    def _lock(self, request: ask.Lock) -> bool:
+        try:
+            fd = os.open(self._at(request.path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(fd)
+                return False
+        except OSError as error:
+            raise files.refused("cannot lock", request.path, error) from None
+        self._locks[request.path] = fd
+        return True
+
+    def _unlock(self, request: ask.Unlock) -> None:
+        fd = self._locks.pop(request.path, -1)
+        if fd >= 0:
+            os.close(fd)
 
     def _link(self, request: ask.ReadLink) -> str | None:
         path = self._at(request.path)
