@@ -183,6 +183,8 @@ class FakeTree:
 class FakeEdge(HostEdge):
     """The readers of the real edge, over a directory; what is changed is changed as the kernel would."""
 
+    same_s = 0.0
+
     def __init__(self, tree: FakeTree, *, pid: int, name: str, group: str) -> None:
         super().__init__(str(tree.root), pid=pid, name=name, group=group)
         self.tree = tree

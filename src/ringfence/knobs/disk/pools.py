@@ -1,7 +1,8 @@
 """The knob `pool.<pool>.*`: one quota for several disks of a VM, by a throttle-group object.
 
 A pool is made by naming it: `pool.bronze.iops=500`. Disks join it by `disk.<disk>.pool=bronze`, each keeping its
-own limits as well. It goes when its last disk leaves, or when its limits are lifted while no disk is in it.
+own limits as well. It goes when its last disk leaves, or when its limits are lifted while no disk is in it; with
+it go filters of ours that stand over no disk, as an interrupted change may leave them.
 Objects made by others are shown and can be set; they are never removed.
 
 QEMU takes a change of an object's `limits` as a patch, and checks the result as a whole: so all are sent.
@@ -90,8 +91,9 @@ class Pools:
             return Outcome(Verdict.REFUSED, part, by="QEMU", detail=refusal.message, hint=refusal.hint)
         wanted = limits.lay_over(pool.limits, wants)
         if change[-1].command == "object-del":
-            gone = _part(pool._replace(limits=wanted), exists=False)
-            return Outcome(Verdict.APPLIED, gone, notes=(f"pool {pool.name!r} had no disk and is removed",))
+            gone = _part(pool._replace(limits=wanted, orphans=(), users=0), exists=False)
+            also = f", with {', '.join(pool.orphans)} that was left over" if pool.orphans else ""
+            return Outcome(Verdict.APPLIED, gone, notes=(f"pool {pool.name!r} had no disk and is removed{also}",))
         held = limits.read_object((yield Qmp("qom-get", {"path": f"/objects/{pool.id}", "property": "limits"})))
         after = _part(pool._replace(limits=held))
         if held != wanted:
@@ -130,5 +132,6 @@ def _members(pool: Pool) -> str:
     others = pool.users - len(pool.members) - len(pool.orphans)
     text = f"shared by {', '.join(pool.members)}" if pool.members else "no disk is in it"
     if pool.orphans:
-        text += f"; filters left over from disks that are gone: {', '.join(pool.orphans)}"
+        text += f"; filters left over from disks that are gone or changes cut short: {', '.join(pool.orphans)}"
+        text += "" if pool.members else f" (pool.{pool.name}.iops=unlimited removes them)"
     return f"{text}; and {others} block nodes that are no disk's" if others > 0 else text
