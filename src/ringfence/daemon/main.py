@@ -49,7 +49,10 @@ class Daemon:
         async with AsyncExitStack() as stack:
             record = Journal.open()
             stack.callback(record.close)
-            self._warden = Warden(Office(record))
+            office = Office(record)
+            for waiting in await office.tidy():
+                stack.callback(waiting.cancel)
+            self._warden = Warden(office)
             metrics = Metrics(self._warden)
             verbs = Verbs(self._warden, reload=self._reload, metrics=metrics.text)
             server = Server(self._settings.socket, verbs.table())

@@ -12,7 +12,7 @@ from ringfence.core.spec import Spec
 from ringfence.daemon import kinds
 from ringfence.daemon.pace import Pace
 from ringfence.daemon.service import log
-from ringfence.engine import authors, fences, tenants, transaction
+from ringfence.engine import authors, confirm, fences, recovery, tenants, transaction
 from ringfence.engine.journal import Author, Journal
 
 if TYPE_CHECKING:
@@ -74,6 +74,23 @@ class Office:
         )
         self.verdicts.update(str(result.verdict) for ended in report.tenants for result in ended.results)
         return report
+
+    async def tidy(self) -> list[asyncio.Task[str]]:
+        """Bring in order what a ringfence that died has begun, and go on waiting for what is to be confirmed.
+
+        :return: who waits, until it is confirmed or reverted.
+        """
+        everybody = tenants.find(c.tenant for one in self.record.unfinished() for c in one.changes)
+        for told in await recovery.recover(self.record, everybody, self.doors, self._author):
+            log(
+                "warning", f"{told.tenant}: a change was interrupted; it is {told.state} now. {told.said}".rstrip()
+            )
+        return [
+            asyncio.create_task(
+                confirm.watch(self.record, one.id, tenants.find, self.doors, self._author, asyncio.sleep)
+            )
+            for one in self.record.to_confirm()
+        ]
 
     def interval_s(self) -> float:
         """Between two looks at one kind of one tenant that is in step."""

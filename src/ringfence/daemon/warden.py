@@ -155,4 +155,5 @@ class Warden:
                 self._appeared(tenant)
 
     def _containers(self) -> Iterator[Container]:
-        return (one for one in tenants.find(self.office.spec) if isinstance(one, Container))
+        found = tenants.find(tenants.named_by(self.office.spec))
+        return (one for one in found if isinstance(one, Container))

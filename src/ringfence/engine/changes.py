@@ -83,7 +83,12 @@ class Step(NamedTuple):
         tells = _as_in_step(self.knob)  # type: ignore[arg-type]  # a knob is hashed by what it is
         if tells is not None:
             return tells.in_step(self.part, self.wants)
-        return not self.knob.changes(self.part, self.wants)
+        return not self.knob.changes(self.part, self.wants) and not any(map(self._out_of_reach, self.wants))
+
+    def _out_of_reach(self, leaf: str) -> bool:
+        """Whether nothing would be sent because nothing can be done, and not because it is so."""
+        seen = self._observation(leaf, self.part)
+        return bool(seen.unavailable) and self.wants[leaf] not in (seen.target, seen.actual)
 
     def names(self) -> set[str]:
         """The keys as results name them."""

@@ -149,3 +149,13 @@ def test_bounds_are_kept(fenced: Fenced) -> None:
     ran = fenced("plan")
     assert ran.code == 2
     assert "memory.target is below memory.min" in ran.out
+
+
+def test_what_the_vm_cannot_is_not_taken_for_in_step(fenced: Fenced) -> None:
+    fenced.obedient.answers["query-hotpluggable-cpus"] = Refuse("GenericError", "not with this machine")
+    fenced.file.write_text("fences: {web1: {vcpus: 3}}")
+    ran = fenced("plan")
+    assert ran.code == 3
+    assert "vcpus is not available" in ran.out
+    fenced.file.write_text("fences: {web1: {vcpus: 2}}")
+    assert "in step" in fenced("plan").out
