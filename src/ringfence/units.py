@@ -6,7 +6,7 @@ One rule for prefixes, said once:
 * `kB MB GB TB` are powers of 1000;
 * bit rates (`kbit Mbit Gbit`) are powers of 1000, as in tc(8);
 * percent are of one CPU where CPU time is meant: `150%` is one and a half, and so is `1.5cpus`;
-* a bare number is the base unit: bytes, bytes/s, requests/s, seconds, microseconds, percent.
+* a bare number is the base unit: bytes, bytes/s, bits/s, requests/s, seconds, microseconds, percent.
 
 Values are plain integers in the base unit, except durations, which are float seconds.
 """
@@ -19,6 +19,7 @@ from ringfence.errors import UsageError
 
 BYTES = "bytes"
 BYTES_PER_S = "bytes/s"
+BITS_PER_S = "bits/s"
 IOPS = "iops"
 COUNT = "count"
 SECONDS = "s"
@@ -38,6 +39,7 @@ _UNLIMITED = frozenset({"unlimited", "none", "max", "off"})
 _EXAMPLES = {
     BYTES: "512MiB, 2G or a number of bytes",
     BYTES_PER_S: "5MiB/s, 100MB/s, 40Mbit/s or a number of bytes per second",
+    BITS_PER_S: "100Mbit/s, 1.5Gbit, 12MB/s or a number of bits per second",
     IOPS: "100, 2k or 500/s",
     COUNT: "a whole number such as 4",
     SECONDS: "10s, 500ms, 2min or a number of seconds",
@@ -48,6 +50,7 @@ _EXAMPLES = {
 _NAMES = {
     BYTES: "bytes",
     BYTES_PER_S: "bytes per second",
+    BITS_PER_S: "bits per second",
     IOPS: "requests per second",
     COUNT: "a number",
     SECONDS: "a duration",
@@ -136,8 +139,19 @@ def _factor(kind: str, suffix: str) -> tuple[int, int] | None:
     if kind in (BYTES, BYTES_PER_S):
         bits = _byte_bits(low) if kind == BYTES else _rate_bits(low)
         return None if bits is None else (bits, 8)
+    if kind == BITS_PER_S:
+        bits = _rate_bits(low) if low.endswith(("/s", "bit", "bitps")) else None if low else 1
+        return None if bits is None else (bits, 1)
     whole = _WHOLE[kind](low)
     return None if whole is None else (whole, 1)
+
+
+def _ambiguous(kind: str, suffix: str) -> bool:
+    """Whether people write `suffix` for bits and for bytes: `100M`, `100Mb` and `100Mb/s` of an interface."""
+    low = suffix.lower()
+    if kind == BITS_PER_S and (suffix.endswith("b/s") or (low and low.rstrip("ib") in _DECIMAL)):
+        return True
+    return kind in (BYTES_PER_S, BITS_PER_S) and low.endswith("bps")
 
 
 def parse_seconds(text: str) -> float:
@@ -161,7 +175,7 @@ def parse(kind: str, text: str) -> int:
     :raise UsageError: no number, an unknown unit, a negative value, or half a request.
     """
     numerator, denominator, suffix = _split(kind, text)
-    if kind == BYTES_PER_S and suffix.lower().endswith("bps"):
+    if _ambiguous(kind, suffix):
         raise UsageError(f"{suffix!r} in {text!r} may be bits or bytes", hint="write 100Mbit/s or 100MB/s")
     factor = _factor(kind, suffix)
     if factor is None:
@@ -187,6 +201,14 @@ def format_bytes(value: int) -> str:
     return f"{value} B"
 
 
+def format_bits_per_s(value: int) -> str:
+    """Print a bit rate with the largest decimal prefix that keeps it short."""
+    for prefix, factor in (("Tbit", 10**12), ("Gbit", 10**9), ("Mbit", 10**6), ("kbit", 10**3)):
+        if value >= factor:
+            return f"{value / factor:.4g} {prefix}/s" if value % factor else f"{value // factor} {prefix}/s"
+    return f"{value} bit/s"
+
+
 def format_seconds(value: float) -> str:
     """Print a duration with a unit people read: microseconds up to hours."""
     if value == 0:
@@ -208,6 +230,8 @@ def format_value(kind: str, value: int | float | str) -> str:
         return format_bytes(int(value))
     if kind == BYTES_PER_S:
         return f"{format_bytes(int(value))}/s"
+    if kind == BITS_PER_S:
+        return format_bits_per_s(int(value))
     if kind == SECONDS:
         return format_seconds(value)
     if kind == MICROSECONDS:

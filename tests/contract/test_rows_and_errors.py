@@ -15,6 +15,7 @@ from ringfence.knobs import registry
 UNITS = {
     units.BYTES,
     units.BYTES_PER_S,
+    units.BITS_PER_S,
     units.IOPS,
     units.COUNT,
     units.SECONDS,

@@ -5,17 +5,24 @@ Rates are measured for ten seconds, which resolves five percent.
 
 from __future__ import annotations
 
+import asyncio
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 
 import pytest
 
 import ringfence
 from ringfence.core.knob import Verdict
+from ringfence.core.model import Address
+from ringfence.engine.api import open_vm
 from ringfence.engine.changes import Result
 from ringfence.errors import TenantError, UsageError
 from ringfence.lab.guest import Guest
 from ringfence.lab.workloads import FioJob, fio, meminfo, online_cpus, parse_fio
+from ringfence.qemu.discovery import vm_at
+from ringfence.qemu.launch import find_qemu
 from ringfence.qemu.session import Session
 from ringfence.units import GIB, KIB, MIB
 
@@ -161,13 +168,58 @@ async def test_where_cpus_cannot_be_plugged_that_is_said_before_and_seen_when_fo
         reports = await vm.edges.session.execute("query-acpi-ospm-status")
         if any(report["slot-type"] == "CPU" for report in reports):
             pytest.skip("a guest of this QEMU takes over CPU hot-plug: query-acpi-ospm-status lists CPUs")
-        for count in (3, 1):
-            with pytest.raises(TenantError, match="has not taken over CPU hot-plug"):
-                await set_one(vm, "vcpus", count)
+        with pytest.raises(TenantError, match="has not taken over CPU hot-plug"):
+            await set_one(vm, "vcpus", 3)
         shrunk = await set_one(vm, "vcpus", 1, force=True)
         assert (shrunk.verdict, shrunk.by, shrunk.target, shrunk.actual) == (Verdict.REFUSED, "QEMU", 2, 2)
+        await offline_and_back(guest, vm)
         grown = await set_one(vm, "vcpus", 3, force=True)
         assert (grown.verdict, grown.by, grown.target, grown.actual) == (Verdict.PARTIAL, "guest", 3, 2)
+
+
+def threads_of(pid: int) -> set[int]:
+    return {int(name) for name in os.listdir(f"/proc/{pid}/task")}
+
+
+async def offline_and_back(guest: Guest, vm: ringfence.OpenVm) -> None:
+    """With two CPUs that QEMU cannot unplug: what the agent does is told apart from what QEMU has."""
+    shrunk = await set_one(vm, "vcpus", 1)
+    assert (shrunk.verdict, shrunk.by, shrunk.target, shrunk.actual) == (Verdict.APPLIED, "guest", 2, 1)
+    assert "QEMU keeps 2" in " ".join(shrunk.notes)
+    assert await online_cpus(guest) == (0,)
+    back = await set_one(vm, "vcpus", 2)
+    assert (back.verdict, back.target, back.actual) == (Verdict.APPLIED, 2, 2)
+    assert await online_cpus(guest) == (0, 1)
+
+
+async def test_cpus_that_share_a_thread_are_taken_offline_by_the_agent(lab_guest: Boot) -> None:
+    guest = await lab_guest(memory_bytes=256 * MIB, vcpus=2, extra=("-accel", "tcg,thread=single"))
+    async with opened(guest) as vm:
+        await offline_and_back(guest, vm)
+
+
+async def test_slots_are_filled_by_threads_then_cores_then_sockets(tmp_path: Path) -> None:
+    qemu = find_qemu() or pytest.skip("no QEMU here")
+    topology = "-smp 1,sockets=2,cores=2,threads=2,maxcpus=8 -m 128 -object memory-backend-ram,id=m0,size=64M"
+    numa = "-object memory-backend-ram,id=m1,size=64M -numa node,memdev=m0,cpus=0-3 -numa node,memdev=m1,cpus=4-7"
+    words = f"-S -nodefaults -display none -machine q35 -accel tcg {topology} {numa}".split()
+    process = await asyncio.create_subprocess_exec(qemu, *words, "-qmp", f"unix:{tmp_path}/q,server=on,wait=off")
+    try:
+        while not (tmp_path / "q").exists():
+            assert process.returncode is None
+            await asyncio.sleep(0.02)
+        async with await open_vm(vm_at(Address(f"{tmp_path}/q"))) as vm:
+            (step,) = await vm.plan({"vcpus": 8})
+            places = [request.arguments for request in step.requests()]
+            names = ("socket-id", "core-id", "thread-id", "node-id")
+            seen = [tuple(int(str(place.get(name, 0))) for name in names) for place in places]
+            assert seen == [(n >> 2, n >> 1 & 1, n & 1, n >> 2) for n in range(1, 8)]
+            results = await vm.apply(await vm.plan({"vcpus": 2}), timeout_s=5)
+            assert results[0].target == 2  # nobody in it could answer yet
+            assert any("new vCPU threads: 1=" in note for note in results[0].notes)
+    finally:
+        process.kill()
+        await process.wait()
 
 
 async def test_vcpus_come_and_go_with_the_agents_help(
@@ -179,6 +231,9 @@ async def test_vcpus_come_and_go_with_the_agents_help(
         grown = await set_one(vm, "vcpus", 4)
         assert (grown.verdict, grown.target, grown.actual) == (Verdict.APPLIED, 4, 4)
         assert len(await online_cpus(guest)) == 4
+        threads = [int(pair.partition("=")[2]) for pair in grown.notes[0].partition(": ")[2].split(", ")]
+        assert set(threads) < threads_of(vm.info.pid)
+        assert len(threads) == 2
         shrunk = await set_one(vm, "vcpus", 1)
         assert (shrunk.verdict, shrunk.target, shrunk.actual) == (Verdict.APPLIED, 1, 1)
         assert await online_cpus(guest) == (0,)

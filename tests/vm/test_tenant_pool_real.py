@@ -50,14 +50,14 @@ async def test_a_quota_over_two_vms(lab_guest: Boot) -> None:
             by_second = await requests_by_second(vms, 6)
             seen = await first
             assert seen[1].read_iops / seen[0].read_iops == pytest.approx(2, rel=0.25)
-            # The 2 % of a single second are shown by the simulation: here the two VMs are asked one after the
-            # other, by a process that shares two cores with both.
+            # The 2 % of a single second are shown by the simulation and by benchmarks/tenant_pool.py: here a
+            # process that shares two cores with both asks one after the other.
             assert max(sum(row) for row in by_second) <= QUOTA * 1.1
             assert sum(map(sum, by_second)) / len(by_second) <= QUOTA * 1.02 + 2
-            assert sum(map(sum, by_second)) / len(by_second) >= QUOTA * 0.9
+            assert sum(map(sum, by_second)) / len(by_second) >= QUOTA * 0.93
 
             alone = await fio(light, FioJob(iodepth=32, runtime_s=6, ramp_s=4))
-            assert QUOTA * 0.85 <= alone.read_iops <= QUOTA * 1.02
+            assert QUOTA * 0.93 <= alone.read_iops <= QUOTA * 1.02
         finally:
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)

@@ -108,7 +108,9 @@ class _Change:
             steps = await opened.plan(self._values, force=self._force)
             self._begun = True
             with shown_progress(quiet=quiet) as progress, ended_by_signal(opened.interrupt):
-                return await opened.apply(steps, timeout_s=self._timeout_s, force=self._force, progress=progress)
+                return await opened.apply(
+                    steps, timeout_s=self._timeout_s, force=self._force, progress=progress, watch=True
+                )
 
     def broken_off(self) -> InterruptError:
         """For a Ctrl-C before the first change, and for a second one that did not wait for the first."""

@@ -193,3 +193,14 @@ class InStep(Protocol):
 
     def in_step(self, part: Part, wants: Wants) -> bool:
         """Whether the part is as wanted, so that nothing need be done; pure."""
+
+
+@runtime_checkable
+class Watches(Protocol):
+    """What a knob also has when a change of it may show only seconds later that something has gone wrong."""
+
+    def watch(self, part: Part, wants: Wants) -> Steps[str]:
+        """Look on after a change that was applied; gives what is wrong and what helps, empty when nothing is.
+
+        :param part: as it was before the change.
+        """

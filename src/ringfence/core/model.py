@@ -47,6 +47,7 @@ class Nic(NamedTuple):
 
     :param backend: `tap`, `user`, `bridge`, `vhost-user`, ...
     :param ifname: the host's interface for tap, else empty.
+    :param netdev: the id of its `-netdev`, empty without one.
     """
 
     id: str
@@ -54,6 +55,7 @@ class Nic(NamedTuple):
     backend: str
     ifname: str
     mac: str
+    netdev: str = ""
 
 
 class Vm(NamedTuple):

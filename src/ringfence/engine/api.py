@@ -83,12 +83,17 @@ class OpenVm:
         timeout_s: float = DEFAULT_TIMEOUT_S,
         force: bool = False,
         progress: ProgressCallback = no_progress,
+        watch: bool = False,
     ) -> list[Result]:
         """Carry out what `plan` gave; one Result a key. Raises nothing for what fails on the way.
 
+        :param watch: look on for some seconds where a change may show only then that something went wrong, such as
+            a busy disk that does not go on; the results' notes tell.
+
         When the task is cancelled, what is under way is left as it is; `interrupt` leaves order.
         """
-        return await changes.apply(self.edges, steps, timeout_s=timeout_s, force=force, progress=progress)
+        results = await changes.apply(self.edges, steps, timeout_s=timeout_s, force=force, progress=progress)
+        return await changes.watched(self.edges, steps, results) if watch else results
 
     def interrupt(self) -> None:
         """Have a change that is under way end soon, and later ones not begin; their results say so.
@@ -105,6 +110,7 @@ class OpenVm:
         timeout_s: float = DEFAULT_TIMEOUT_S,
         force: bool = False,
         progress: ProgressCallback = no_progress,
+        watch: bool = False,
     ) -> list[Result]:
         """`plan` and `apply`: all keys are checked before the first is changed. One Result a key, in that order.
 
@@ -113,7 +119,7 @@ class OpenVm:
         """
         async with self.turn(values):
             steps = await self.plan(values, force=force)
-            return await self.apply(steps, timeout_s=timeout_s, force=force, progress=progress)
+            return await self.apply(steps, timeout_s=timeout_s, force=force, progress=progress, watch=watch)
 
     def turn(self, keys: Iterable[str]) -> AbstractAsyncContextManager[None]:
         """The turn to plan and apply changes of these keys, see `turns.turn`; `set` takes it by itself."""

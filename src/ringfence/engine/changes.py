@@ -20,6 +20,7 @@ from ringfence.core.knob import (
     Value,
     Verdict,
     Wants,
+    Watches,
 )
 from ringfence.core.requests import Change
 from ringfence.engine.driver import Edges, ProgressCallback, no_progress, observe, run
@@ -81,6 +82,10 @@ class Step(NamedTuple):
         if isinstance(self.knob, InStep):
             return self.knob.in_step(self.part, self.wants)
         return not self.knob.changes(self.part, self.wants)
+
+    def names(self) -> set[str]:
+        """The keys as results name them."""
+        return {self._observation(leaf, self.part).key for leaf in self.keys}
 
     def notes(self) -> tuple[str, ...]:
         """What else is to be known of what would be changed, such as who shares it."""
@@ -307,6 +312,22 @@ async def apply(
         if outcome.verdict is not Verdict.APPLIED:
             stopped = f"{results[-1].key} was not applied"
     return results
+
+
+async def watched(edges: Edges, steps: list[Step], results: list[Result]) -> list[Result]:
+    """The results, with a note where what was applied shows within seconds that something went wrong."""
+    found: dict[str, str] = {}
+    for step in steps:
+        keys = step.names()
+        applied = all(r.verdict is Verdict.APPLIED for r in results if r.key in keys)
+        if not applied or not isinstance(step.knob, Watches):
+            continue
+        try:
+            wrong = await run(step.knob.watch(step.part, step.wants), edges)
+        except RingfenceError:
+            continue  # the change itself was read back
+        found |= dict.fromkeys(keys, wrong) if wrong else {}
+    return [r._replace(notes=(*r.notes, found[r.key])) if r.key in found else r for r in results]
 
 
 async def _join(edges: Edges) -> None:

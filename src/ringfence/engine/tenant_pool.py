@@ -1,6 +1,6 @@
 """Keeps one quota over disks of several VMs, by the policy in `ringfence.policies.tenant_pool`.
 
-A few times a second: read what every member has done, divide, lower those that shrink, then raise those that grow.
+Eight times a second: read what every member has done, divide, lower those that shrink, then raise those that grow.
 A member that cannot be asked or set any more is dropped, its last limit stays, and the others are told why.
 """
 
@@ -20,8 +20,8 @@ from ringfence.errors import MonitorError, RingfenceError, UsageError
 from ringfence.knobs import registry
 from ringfence.policies.tenant_pool import Share, TenantPool, Use
 
-TICK_S = 0.2
-"""Five times a second: a tenth of a second of credit is the finest thing QEMU's throttle knows."""
+TICK_S = 0.125
+"""A tenth of a second of credit is the finest thing QEMU's throttle knows. Eight ticks make a second."""
 
 _TRIES = 3
 _COUNTERS = {"iops": ("rd_operations", "wr_operations"), "bps": ("rd_bytes", "wr_bytes")}
@@ -53,6 +53,7 @@ class Tick(NamedTuple):
 
 class _Reading(NamedTuple):
     done: int
+    requests: int
     at_s: float
 
 
@@ -74,14 +75,10 @@ class PoolLoop:
         self._paths: dict[str, str] = {}
         self._limits: dict[str, int] = {}
         self._readings: dict[str, _Reading] = {}
-        self._policy = self._new_policy()
-
-    def _new_policy(self) -> TenantPool:
         try:
-            quota = self._quota - sum(self._reserved.values())
-            return TenantPool(quota, {name: member.weight for name, member in self._members.items()})
+            self._policy = TenantPool(quota_per_s, {name: member.weight for name, member in self._members.items()})
         except ValueError as error:
-            raise UsageError(str(error), hint="raise the quota, or give weights above 0") from None
+            raise _no_pool(error) from None
 
     async def start(self) -> Mapping[str, Share]:
         """Find the disks and set the first limits, by weight.
@@ -97,7 +94,7 @@ class PoolLoop:
             _check_alone(name, self._kind, state.limits, state.members)
         if len({(id(self._members[name].vm), path) for name, path in self._paths.items()}) < len(self._paths):
             raise UsageError("a disk is named twice", hint="give each disk once")
-        shares = self._policy.split()
+        shares = self._policy.begin(time.monotonic())
         try:
             for name, share in shares.items():
                 await self._set(name, share.limit_per_s)
@@ -175,8 +172,11 @@ class PoolLoop:
             raise UsageError(
                 "no member of the pool is left", hint="; ".join(f"{n}: {w}" for n, w in dropped.items())
             )
-        if dropped:
-            self._policy = self._new_policy()
+        for name in dropped:
+            try:
+                self._policy.drop(name, self._quota - sum(self._reserved.values()))
+            except ValueError as error:
+                raise _no_pool(error) from None
 
     def _waits_for(self, name: str) -> bool:
         """Whether a member that did not answer may have another try: not when its QEMU has ended."""
@@ -186,13 +186,14 @@ class PoolLoop:
     def _use(self, name: str, now: _Reading) -> Use:
         last, self._readings[name] = self._readings[name], now
         seconds = max(now.at_s - last.at_s, 1e-3)
-        return Use(name, self._limits[name], (now.done - last.done) / seconds)
+        done, requests = now.done - last.done, now.requests - last.requests
+        return Use(name, self._limits[name], done / seconds, done / requests if requests > 0 else 1.0)
 
     async def _read(self, name: str) -> _Reading:
-        done = await observe(_done(self._paths[name], _COUNTERS[self._kind]), self._members[name].vm.edges)
+        done = await observe(_done(self._paths[name], self._kind), self._members[name].vm.edges)
         if done is None:
             raise UsageError(f"{name}: the disk is gone")
-        return _Reading(done, time.monotonic())
+        return _Reading(*done, time.monotonic())
 
     async def _set(self, name: str, limit_per_s: int) -> None:
         if self._limits.get(name) == limit_per_s:
@@ -206,6 +207,10 @@ class PoolLoop:
                 state=result.state,
             )
         self._limits[name] = limit_per_s
+
+
+def _no_pool(error: ValueError) -> UsageError:
+    return UsageError(str(error), hint="raise the quota, or give weights above 0")
 
 
 def _check_alone(name: str, kind: str, limits: Mapping[str, int], members: Sequence[str]) -> None:
@@ -225,12 +230,13 @@ def _check_alone(name: str, kind: str, limits: Mapping[str, int], members: Seque
         )
 
 
-def _done(qdev: str, counters: Sequence[str]) -> Steps[int | None]:
-    """What a disk has done in sum; None when the VM has no such disk."""
+def _done(qdev: str, kind: str) -> Steps[tuple[int, int] | None]:
+    """What a disk has done in sum, and in how many requests; None when the VM has no such disk."""
     for block in entries((yield Qmp("query-blockstats"))):
         if block.get("qdev") == qdev:
             stats = fields(block["stats"])
-            return sum(number(stats[counter]) for counter in counters)
+            done, requests = (sum(number(stats[name]) for name in _COUNTERS[of]) for of in (kind, "iops"))
+            return done, requests
     return None
 
 

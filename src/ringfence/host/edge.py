@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ringfence.core import host_requests as ask
 from ringfence.core.host import BlockDevice, Placement, Task
-from ringfence.core.model import Container, Tenant
+from ringfence.core.model import Container, Nic, Tenant
 from ringfence.errors import HostError
 from ringfence.host import devices, files, placement, threads
 from ringfence.host.hierarchies import Hierarchy, paths_of
@@ -18,6 +18,8 @@ from ringfence.host.hierarchies import mounted as hierarchies_of
 
 if TYPE_CHECKING:
     from typing import Self
+
+    from ringfence.host.netlink import NetlinkEdge
 
 
 _START_POLL_S, _START_POLLS = 0.01, 500
@@ -30,13 +32,18 @@ class HostEdge:
     :param pid: the tenant's process; 0 when none is known.
     :param name: of the tenant, for groups that are made for it.
     :param group: the path of a container's group; empty for a VM.
+    :param nics: a VM's, as its command line tells.
     """
 
-    def __init__(self, root: str = "/", *, pid: int = 0, name: str = "", group: str = "") -> None:
+    def __init__(
+        self, root: str = "/", *, pid: int = 0, name: str = "", group: str = "", nics: tuple[Nic, ...] = ()
+    ) -> None:
         self.root = root.rstrip("/")
         self.pid = pid
         self.name = name
         self.group = group
+        self._nics = nics
+        self._netlink: NetlinkEdge | None = None
         self._handlers: dict[type, Callable[[Any], Any]] = {
             ask.ReadFile: self._read,
             ask.WriteFile: self._write,
@@ -58,7 +65,7 @@ class HostEdge:
         if isinstance(tenant, Container):
             return cls(root, pid=tenant.pid, name=tenant.name, group=tenant.cgroup)
         if tenant is not None:
-            return cls(root, pid=tenant.pid, name=tenant.name)
+            return cls(root, pid=tenant.pid, name=tenant.name, nics=tenant.nics)
         return cls(root, pid=pid, name="vm")
 
     async def answer(self, request: ask.HostRequest | Sequence[ask.HostRequest]) -> Any:
@@ -70,7 +77,18 @@ class HostEdge:
             return [await self.answer(one) for one in request]
         if isinstance(request, ask.Systemd):
             return await self._ask_systemd(request)
+        if isinstance(request, ask.Netlink):
+            return await self._network().answer(request)
         return self.answer_now(request)
+
+    def _network(self) -> NetlinkEdge:
+        if self._netlink is None:
+            from ringfence.host.netlink import NetlinkEdge
+
+            tenant = f"container:{self.name}" if self.group else self.name
+            nics = None if self.group else self._nics
+            self._netlink = NetlinkEdge(self.pid, tenant, nics, f"{self.root}/proc")
+        return self._netlink
 
     async def _ask_systemd(self, request: ask.Systemd) -> None:
         """A unit that is started moves its processes a little later: who asked can rely on it."""
@@ -107,6 +125,8 @@ class HostEdge:
 
     async def close(self) -> None:
         """Release what is held open."""
+        if self._netlink is not None:
+            self._netlink.close()
 
     def tasks(self, controller: str = "") -> tuple[Task, ...]:
         """The tenant's threads, and their groups in the hierarchy of a controller."""

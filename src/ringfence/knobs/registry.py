@@ -38,6 +38,7 @@ class Listed(NamedTuple):
 
 LISTED = (
     Listed("memory.target memory.ramp memory.boot memory.plugged memory.ballooned", "memory", "MemoryTarget"),
+    Listed("memory.deflate_on_oom memory.free_page_reporting", "memory.options", "BalloonOptions", brief=True),
     Listed("vcpus", "vcpus", "Vcpus"),
     Listed(
         "disk.<disk>.iops disk.<disk>.bps disk.<disk>.io_size disk.<disk>.group",
@@ -61,6 +62,7 @@ LISTED = (
     Listed("memory.oom_score", "host.oom", "OomScore", brief=True, host=True),
     Listed("disk.<disk>.host.", "host.disk", "HostDisk", brief=True),
     Listed("pids.limit", "host.pids", "PidsLimit", brief=True, host=True),
+    Listed("net.<if>.egress net.<if>.ingress", "net.knob", "NetShaping", host=True),
 )
 """In the order of the docs, and of `show`."""
 

@@ -1,5 +1,8 @@
 """The knob `vcpus`: CPUs plugged into, and out of, a running guest.
 
+Where QEMU cannot unplug one, the guest's agent can still take it offline: the guest then does without it, by its
+own will; that is told apart from a CPU that is gone.
+
 `device_add` and `device_del` only ask; the guest's ACPI code does it, and says so in ACPI_DEVICE_OST or not at
 all. What counts is `query-hotpluggable-cpus` (is the CPU there?) and the guest's own count of online CPUs.
 Sources: QEMU docs/system/cpu-hotplug.rst, qapi/acpi.json; ACPI 6.4, 6.3.5 _OST (status codes).
@@ -11,32 +14,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ringfence import units
-from ringfence.core.answers import entries, fields, number, text
 from ringfence.core.knob import ONLY_VMS, Advice, Observation, Outcome, Part, Row, Verdict, Wants
 from ringfence.core.requests import Agent, Clock, Progress, Qmp, Steps, Wait
 from ringfence.errors import MonitorRefusedError, RingfenceError, TenantError, UsageError
-from ringfence.knobs import guest_cpus
+from ringfence.knobs import cpu_slots, guest_cpus
+from ringfence.knobs.cpu_slots import AGAIN, OST_EJECT, OST_IN_PROGRESS, PERIPHERAL, PLUG_DANGER, Slot, State
 
-_PERIPHERAL = "/machine/peripheral/"
 _POLL_S = 0.1
 _STEP_S = 10.0
 """Guests take 0.1 s to let a CPU go and about a second to take one; ten seconds means no."""
-_OST_EJECT = 3
-_OST_IN_PROGRESS = 132
 _OST_DONE = 0
-_AGAIN = "-again"
-"""Ends the id of a CPU plugged in spite of `_PLUG_DANGER`: with it the slot's report of the eject is gone."""
-_BEFORE_BOOT = ("prelaunch", "inmigrate")
-
-_NOT_TAKEN_OVER = (
-    "the guest has not taken over CPU hot-plug by ACPI (it still boots, or with this QEMU it never does), so "
-    "it would not see a new CPU, and could not give one up"
-)
-_PLUG_DANGER = (
-    "a CPU was unplugged before, and without KVM QEMU may end at the next plug: it makes no more than maxcpus CPU "
-    "threads in its life, and some versions crash at once"
-)
-_UNPLUG_DANGER = "its vCPUs share one thread (tcg,thread=single), and unplugging one ends QEMU"
 
 _OFFLINE_HINT = "run qemu-guest-agent in the guest, or there: echo 1 > /sys/devices/system/cpu/cpuN/online"
 
@@ -45,69 +32,21 @@ ROWS = (
         key="vcpus",
         unit=units.COUNT,
         mechanism="device_add/device_del",
-        help="virtual CPUs the guest has; at most -smp maxcpus",
+        help="virtual CPUs the guest has, at most -smp maxcpus; filled by threads, then cores, then sockets",
+    ),
+    Row(
+        key="vcpus.threads",
+        unit=units.NAME,
+        mechanism="query-cpus-fast",
+        help="read only: the host's thread of each vCPU, by number, for whoever pins them",
+        main=False,
+        read_only=True,
     ),
 )
 
 
 _ROOM = Advice("-smp 1,maxcpus=N", "more CPUs can be plugged in later")
 _OTHER_MACHINE = Advice("-machine q35", "CPUs can be plugged and unplugged")
-
-
-class Slot(NamedTuple):
-    """A place for a CPU.
-
-    :param number: as ACPI counts it, from 0.
-    :param vcpus: how many come with it.
-    :param qom_path: empty while it is free.
-    """
-
-    number: int
-    driver: str
-    props: Mapping[str, Any]
-    vcpus: int
-    qom_path: str
-
-    @property
-    def device(self) -> str:
-        """What device_del takes."""
-        return self.qom_path.removeprefix(_PERIPHERAL)
-
-    @property
-    def removable(self) -> bool:
-        """Any CPU but the first can go, also those of -smp; the guest booted on that one."""
-        return bool(self.qom_path) and self.number > 0
-
-
-class State(NamedTuple):
-    """:param online: CPUs the guest has online, None when it cannot be asked.
-    :param unplug_danger: why an unplug would end the VM or come to nothing, empty when it would not; `plug_danger`
-        likewise.
-    :param pending: numbers of the CPUs that the guest is giving up.
-    :param tells: whether this machine passes on what the guest says to a plug.
-    """
-
-    slots: tuple[Slot, ...]
-    online: int | None
-    plug_danger: str
-    unplug_danger: str
-    pending: frozenset[int] = frozenset()
-    tells: bool = True
-
-    @property
-    def plugged(self) -> int:
-        """vCPUs that QEMU has now."""
-        return sum(slot.vcpus for slot in self.slots if slot.qom_path)
-
-    @property
-    def maximum(self) -> int:
-        """vCPUs with every slot filled."""
-        return sum(slot.vcpus for slot in self.slots)
-
-    @property
-    def fixed(self) -> int:
-        """vCPUs that cannot be unplugged."""
-        return sum(slot.vcpus for slot in self.slots if slot.qom_path and not slot.removable)
 
 
 class Vcpus:
@@ -120,42 +59,38 @@ class Vcpus:
 
     def observe(self) -> Steps[tuple[Part, ...]]:
         """Read the slots, and ask the guest's agent for its online CPUs; one Part."""
-        try:
-            slots = yield from _slots()
-        except MonitorRefusedError:
-            count = len(entries((yield Qmp("query-cpus-fast"))))
-            return (Part("", (), State((), count, "", "")),)
-        cpus, status, kvm = yield [Qmp("query-cpus-fast"), Qmp("query-status"), Qmp("query-kvm")]
-        threads = [number(cpu["thread-id"]) for cpu in entries(cpus)]
-        reports = yield from _cpu_reports()
-        plug, unplug = _dangers(
-            slots, threads, reports, runstate=text(fields(status)["status"]), kvm=bool(fields(kvm)["enabled"])
-        )
-        online = yield from guest_cpus.online()
-        return (Part("", (), State(slots, online, plug, unplug, _pending(slots, reports), reports is not None)),)
+        return (Part("", (), (yield from cpu_slots.read())),)
 
     def observation(self, part: Part, row: Row) -> Observation:
-        """How many there are, in QEMU and online in the guest."""
+        """How many there are, in QEMU and online in the guest; or their threads."""
         state: State = part.state
+        if row.read_only:
+            threads = _listed(state.threads)
+            return Observation(row, row.key, threads, threads)
         actual = state.plugged if state.online is None else state.online
-        if not state.slots:
-            why = "this machine type cannot plug CPUs"
-            return Observation(row, row.key, actual, actual, unavailable=why, advice=(_OTHER_MACHINE,))
-        full = state.maximum == state.plugged
+        full, by_agent = state.maximum == state.plugged, _least(state) < state.fixed or not state.slots
+        unavailable = ""
+        if not state.slots and _least(state) == state.plugged:
+            unavailable = "this machine type cannot plug CPUs"
+        elif full and _least(state) == state.plugged:
+            unavailable = "it has one CPU, and no room for more"
+        notes = (*_notes(state), *dict.fromkeys(filter(None, (state.plug_danger, state.unplug_danger))))
         return Observation(
             row,
             row.key,
             target=state.plugged,
             actual=actual,
-            minimum=state.fixed,
+            minimum=_least(state) if by_agent else state.fixed,
             maximum=state.maximum,
-            unavailable="it has one CPU, and no room for more" if full and state.plugged == state.fixed else "",
-            notes=(*_notes(state), *dict.fromkeys(filter(None, (state.plug_danger, state.unplug_danger)))),
-            advice=(_ROOM,) if full else (),
+            unavailable=unavailable,
+            notes=notes,
+            advice=(_OTHER_MACHINE,) if not state.slots else (_ROOM,) if full else (),
         )
 
     def check(self, part: Part, wants: Wants, *, force: bool) -> None:
         """Raise UsageError out of range, TenantError where the VM has no free slot by design."""
+        if "threads" in wants:
+            raise UsageError("vcpus.threads can only be read", hint="vcpus is what changes them")
         self.observation(part, self.rows[0]).refuse_unavailable()
         state: State = part.state
         want = int(wants[""] or 0)
@@ -166,6 +101,13 @@ class Vcpus:
                 f"vcpus={want} is above this VM's maximum, {state.maximum}",
                 hint=f"at most {state.maximum}; -smp {state.plugged},maxcpus=N at its start makes room for more",
             )
+        if _by_agent(state, want, force=force):
+            if want < _least(state):
+                raise UsageError(
+                    f"vcpus={want}: this guest keeps {_least(state)} CPUs online",
+                    hint=f"vcpus={_least(state)} is the least",
+                )
+            return
         if want < state.fixed:
             raise UsageError(
                 f"vcpus={want}: the first CPU cannot be unplugged, and {state.fixed} vCPUs come with it",
@@ -177,16 +119,13 @@ class Vcpus:
         if danger and not force:
             raise TenantError(f"vcpus={want}: {danger}", hint="--force does it all the same")
 
-    def in_step(self, part: Part, wants: Wants) -> bool:
-        """Whether there are as many, all online where that is known, and none on its way out."""
-        state: State = part.state
-        want = int(wants[""] or 0)
-        return state.plugged == want and state.online in (None, want) and not state.pending
-
     def changes(self, part: Part, wants: Wants) -> list[Qmp | Agent]:
         """One device_add or device_del for each CPU; what brings them online depends on the guest."""
         state: State = part.state
         want = int(wants[""] or 0)
+        if _by_agent(state, want, force=False):
+            request = guest_cpus.switch(state.guest or (), want)
+            return [request] if request else []
         moves = _moves(state, want)
         if want > state.plugged:
             return [_add(slot, state) for slot in moves]
@@ -196,6 +135,8 @@ class Vcpus:
         """Plug or unplug one CPU after the other, each seen through before the next is asked for."""
         state: State = part.state
         want = int(wants[""] or 0)
+        if _by_agent(state, want, force=force):
+            return (yield from _switch(part, want, (yield Clock()) + timeout_s))
         moves = _moves(state, want)
         if not moves and state.pending:
             detail = "the guest is still giving a CPU up that it was asked for before"
@@ -218,64 +159,56 @@ class _Trouble(NamedTuple):
     hint: str = ""
 
 
-def _slots() -> Steps[tuple[Slot, ...]]:
-    """Every slot, first CPU first; QEMU lists them the other way round."""
-    found = entries((yield Qmp("query-hotpluggable-cpus")))
-    return tuple(
-        Slot(
-            place,
-            text(slot["type"]),
-            fields(slot["props"]),
-            number(slot["vcpus-count"]),
-            text(slot.get("qom-path", "")),
-        )
-        for place, slot in enumerate(reversed(found))
-    )
+def _least(state: State) -> int:
+    """The fewest it can come to, by unplugging or by the agent."""
+    if state.guest is None or not _cannot_unplug(state):
+        return state.fixed
+    return state.least_online
 
 
-def _cpu_reports() -> Steps[list[dict[str, Any]] | None]:
-    """The guest's last ACPI word on each CPU slot; None where this machine has none."""
-    try:
-        reports = yield Qmp("query-acpi-ospm-status")
-    except MonitorRefusedError:
-        return None
-    return [report for report in entries(reports) if report["slot-type"] == "CPU"]
+def _cannot_unplug(state: State) -> str:
+    """Why no CPU of it can be unplugged, empty when they can."""
+    if not state.slots:
+        return "this machine type cannot plug CPUs"
+    if state.unplug_danger:
+        return state.unplug_danger
+    held = [slot.vcpus for slot in state.slots if slot.qom_path and not slot.removable]
+    return f"{sum(held)} vCPUs come with the first CPU" if sum(held) > 1 else ""
 
 
-def _pending(slots: Sequence[Slot], reports: Sequence[Mapping[str, Any]] | None) -> frozenset[int]:
-    """CPUs that the guest was asked to give up, began to, and still has."""
-    under_way = {
-        text(report["slot"])
-        for report in reports or ()
-        if report["source"] == _OST_EJECT and report["status"] == _OST_IN_PROGRESS
-    }
-    return frozenset(slot.number for slot in slots if slot.qom_path and str(slot.number) in under_way)
+def _by_agent(state: State, want: int, *, force: bool) -> bool:
+    """Whether this is for the guest's agent: fewer than QEMU has, none of which it can unplug."""
+    if state.guest is None or want > state.plugged:
+        return False
+    if not state.slots:
+        return True
+    return want < state.plugged and (want < state.fixed or (bool(state.unplug_danger) and not force))
 
 
-def _dangers(
-    slots: Sequence[Slot],
-    threads: Sequence[int],
-    reports: Sequence[Mapping[str, Any]] | None,
-    *,
-    runstate: str,
-    kvm: bool,
-) -> tuple[str, str]:
-    """Why a plug, and an unplug, would end badly: told from what this QEMU does, whatever its version.
+def _switch(part: Part, want: int, deadline: float) -> Steps[Outcome]:
+    """Have the guest take CPUs offline, or back online, that QEMU cannot unplug."""
+    before: State = part.state
+    request = guest_cpus.switch(before.guest or (), want)
+    if request is None and before.online == want:
+        return Outcome(Verdict.APPLIED, part, notes=("already so", *_notes(before)))
+    if request:
+        yield request
+    if want < (before.online or 0):
+        yield from guest_cpus.settled(want, min(deadline, (yield Clock()) + _STEP_S))
+    after = Part("", (), before._replace(guest=(yield from guest_cpus.read())))
+    state: State = after.state
+    if state.online == want:
+        kept = f"; QEMU keeps {state.plugged}, as {_cannot_unplug(state)}: the guest can take them back"
+        note = f"the guest's agent has switched CPUs: {want} are online{kept if want < state.plugged else ''}"
+        return Outcome(Verdict.APPLIED, after, by="guest", notes=(note,))
+    now = "unknown" if state.online is None else state.online
+    verdict = Verdict.REFUSED if state.online == before.online else Verdict.PARTIAL
+    detail = f"its agent was asked for {want} online CPUs, and {now} are"
+    return Outcome(verdict, after, "guest", detail, hint="the guest's log may tell why")
 
-    Its ACPI reports list CPUs from when the guest has switched to the present way of CPU hot-plug; under Debian's
-    QEMU 5.2 none ever did. Without KVM two more things count: a slot whose last word was a finished eject had a
-    CPU unplugged (7.2 then crashed at the next plug, 10.0 and 11.1 at the one that made maxcpus + 1 in all); and
-    vCPUs that share one thread cannot be ended one by one.
-    """
-    if reports is not None and not reports and runstate not in _BEFORE_BOOT:
-        return _NOT_TAKEN_OVER, _NOT_TAKEN_OVER
-    if kvm:
-        return "", ""
-    free = {str(slot.number) for slot in slots if not slot.qom_path}
-    ejected = {text(report["slot"]) for report in reports or () if report["source"] == _OST_EJECT} & free
-    again = any(slot.qom_path.endswith(_AGAIN) for slot in slots)
-    single = len(threads) > 1 and len(set(threads)) == 1
-    return _PLUG_DANGER if ejected or again else "", _UNPLUG_DANGER if single else ""
+
+def _listed(threads: Mapping[int, int]) -> str:
+    return ", ".join(f"{cpu}={thread}" for cpu, thread in sorted(threads.items()))
 
 
 def _notes(state: State) -> tuple[str, ...]:
@@ -307,7 +240,7 @@ def _moves(state: State, want: int) -> list[Slot]:
 
 def _add(slot: Slot, state: State) -> Qmp:
     place = "-".join(str(slot.props[name]) for name in sorted(slot.props) if name != "node-id")
-    device = f"ringfence-cpu-{place}{_AGAIN if state.plug_danger == _PLUG_DANGER else ''}"
+    device = f"ringfence-cpu-{place}{AGAIN if state.plug_danger == PLUG_DANGER else ''}"
     return Qmp("device_add", {"driver": slot.driver, "id": device, **slot.props})
 
 
@@ -365,7 +298,7 @@ def _wait_gone(slot: Slot, deadline: float) -> Steps[_Trouble | None]:
         event = yield Wait(("ACPI_DEVICE_OST", "DEVICE_DELETED", "DEVICE_UNPLUG_GUEST_ERROR"), _POLL_S)
         if event is not None and _refused(event, slot):
             return _Trouble("guest", f"it refused to give up {slot.device}", "the guest's log may tell why")
-        slots = yield from _slots()
+        slots = yield from cpu_slots.read_slots()
         if all(other.qom_path != slot.qom_path for other in slots):
             return None
         now = yield Clock()
@@ -378,28 +311,36 @@ def _refused(event: Mapping[str, Any], slot: Slot) -> bool:
     """A CPU of -smp has no device id: its slot's number is all that the event tells."""
     data = event["data"]
     if event["event"] == "DEVICE_UNPLUG_GUEST_ERROR":
-        return slot.qom_path in (data.get("path"), f"{_PERIPHERAL}{data.get('device')}")
+        return slot.qom_path in (data.get("path"), f"{PERIPHERAL}{data.get('device')}")
     info = data.get("info", {})
-    refusing = info.get("source") == _OST_EJECT and info.get("status") not in (_OST_DONE, _OST_IN_PROGRESS)
+    refusing = info.get("source") == OST_EJECT and info.get("status") not in (_OST_DONE, OST_IN_PROGRESS)
     return bool(refusing and info.get("slot-type") == "CPU" and info.get("slot") == str(slot.number))
 
 
 def _outcome(part: Part, want: int, trouble: _Trouble | None, deadline: float) -> Steps[Outcome]:
     before: State = part.state
-    slots = yield from _slots()
+    slots = yield from cpu_slots.read_slots()
+    threads = yield from cpu_slots.read_threads()
     plugged = before._replace(slots=slots).plugged
     until = min(deadline, (yield Clock()) + _STEP_S)
     if want >= before.plugged:
-        online = yield from guest_cpus.bring_online(min(want, plugged), until)
+        yield from guest_cpus.bring_online(min(want, plugged), until)
     else:
-        online = yield from guest_cpus.settled(max(want, plugged), until)
-    state = before._replace(slots=slots, online=online)
-    after = Part("", (), state)
+        yield from guest_cpus.settled(max(want, plugged), until)
+    state = before._replace(slots=slots, guest=(yield from guest_cpus.read()), threads=threads)
+    after, online = Part("", (), state), state.online
     actual = plugged if online is None else online
+    notes = _new_threads(before, state)
     if plugged == want and (online == want or (online is None and not trouble)):
-        notes = () if online is not None else _notes(state)
-        return Outcome(Verdict.APPLIED, after, notes=notes)
+        return Outcome(Verdict.APPLIED, after, notes=(*notes, *(() if online is not None else _notes(state))))
     changed = plugged != before.plugged or (online is not None and online != before.online)
     verdict = Verdict.PARTIAL if changed else Verdict.REFUSED
     why = trouble or _Trouble("guest", f"QEMU has {plugged} vCPUs, the guest uses {actual}", _OFFLINE_HINT)
-    return Outcome(verdict, after, by=why.by, detail=why.detail, hint=why.hint)
+    return Outcome(verdict, after, why.by, why.detail, notes, why.hint)
+
+
+def _new_threads(before: State, after: State) -> tuple[str, ...]:
+    """They run where QEMU's main thread may: whoever pins vCPUs has to be told of them."""
+    known = set(before.threads.values())
+    new = {cpu: thread for cpu, thread in after.threads.items() if thread not in known}
+    return (f"new vCPU threads: {_listed(new)}",) if new else ()

@@ -6,6 +6,7 @@ guest can show it, the guest shows it. Anything else is told with the reason tha
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -157,6 +158,13 @@ def _guest_runs(count: int) -> Proof:
     return look
 
 
+async def _threads_run(vm: Vm) -> str:
+    shown = next(str(o.actual) for o in await vm.vm.show() if o.key == "vcpus.threads")
+    there = await asyncio.to_thread(os.listdir, f"/proc/{vm.guest.pid}/task")
+    wrong = {pair.partition("=")[2] for pair in shown.split(", ")} - set(there)
+    return f"no threads: {wrong}" if wrong else ""
+
+
 def _guest_does(job: FioJob, limit: float, of: str) -> Proof:
     async def look(vm: Vm) -> str:
         seen = getattr(await workloads.fio(vm.guest, job._replace(iodepth=32, runtime_s=3)), of)
@@ -196,12 +204,16 @@ def _memory() -> Iterator[Case]:
     for name in ("boot", "plugged", "ballooned"):
         yield Case(f"memory.{name}", "", "", {}, proof=_ledgers_add_up, shown_by="adds up to memory.target")
     yield case("memory.target.via", "640 MiB to 512 MiB by pc-dimm", 512, target_via="pc-dimm")
+    for leaf, what, value in (("deflate_on_oom", "on", "on"), ("free_page_reporting", "off", None)):
+        yield Case(f"memory.{leaf}", what, f"memory.{leaf}", {f"memory.{leaf}": value})
 
 
 def _vcpus() -> Iterator[Case]:
     for what, count in (("to 4", 4), ("to 1, those of -smp among them", 1), ("and back to 2", 2)):
         proof = _guest_runs(count)
         yield Case("vcpus", what, "vcpus", {"vcpus": count}, {}, {}, proof, "CPUs online in the guest")
+        if count == _VCPUS_MAX:
+            yield Case("vcpus.threads", "", "", {}, proof=_threads_run, shown_by="/proc/PID/task")
 
 
 def _limits(part: str, prefix: str) -> Iterator[Case]:

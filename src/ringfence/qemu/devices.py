@@ -122,6 +122,7 @@ def _nic(device: Fields, model: str, backend: Fields, process: Process) -> Nic:
         backend=backend.get("type", ""),
         ifname=_ifname(backend, process),
         mac=device.get("mac") or device.get("macaddr", ""),
+        netdev=device.get("netdev", ""),
     )
 
 

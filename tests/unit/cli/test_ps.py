@@ -88,7 +88,8 @@ def test_data(run: Callable[..., Result], fmt: str, load: Callable[[str], Any]) 
     (entry,) = load(run(LINE, "-o", fmt).stdout)
     assert entry["name"] == "[bold]web1"
     assert entry["memory"] == {"now_bytes": 1 << 30, "max_bytes": 4 << 30}
-    assert entry["nics"] == [{"id": "n0", "model": "", "backend": "tap", "ifname": "tap0", "mac": ""}]
+    nic = {"id": "n0", "model": "", "backend": "tap", "ifname": "tap0", "mac": "", "netdev": ""}
+    assert entry["nics"] == [nic]
     assert entry["monitors"][1]["holder"] == {"pid": 9, "name": "virsh"}
 
 

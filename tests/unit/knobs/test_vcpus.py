@@ -246,9 +246,9 @@ def test_with_kvm_a_plug_after_an_unplug_is_as_any_other() -> None:
     assert machine.set(2).verdict is Verdict.APPLIED
 
 
-@pytest.mark.parametrize("want", [1, 3])
-def test_a_guest_that_has_not_taken_over_needs_force(want: int) -> None:
-    machine = FakeMachine(fixed=2)
+@pytest.mark.parametrize(("want", "agent"), [(1, False), (3, False), (3, True)])
+def test_a_guest_that_has_not_taken_over_needs_force(want: int, agent: bool) -> None:
+    machine = FakeMachine(fixed=2, agent=agent)
     machine.taken_over = False
     with pytest.raises(TenantError, match="has not taken over CPU hot-plug"):
         machine.set(want)
@@ -272,7 +272,7 @@ def test_a_plug_that_the_guest_never_sees_is_partial_when_forced() -> None:
 
 
 def test_an_unplug_with_a_shared_thread_needs_force() -> None:
-    machine = FakeMachine(onlines_itself=True)
+    machine = FakeMachine(agent=False, onlines_itself=True)
     machine.set(2)
     machine.kvm = False
     machine.script.answers["query-cpus-fast"] = [{"thread-id": 7}, {"thread-id": 7}]
@@ -347,3 +347,51 @@ def test_a_guest_that_answers_nonsense_counts_as_one_without_an_agent(answer: ob
     outcome = machine.set(2)
     assert (outcome.verdict, actual(outcome)) == (Verdict.APPLIED, 2)
     assert "does not answer" in " ".join(outcome.notes)
+
+
+def test_what_cannot_be_unplugged_is_taken_offline_by_the_agent_and_brought_back() -> None:
+    machine = FakeMachine(fixed=3)
+    machine.taken_over = False
+    assert KNOB.changes(machine.part(), {WANT: 1})[0].arguments == {
+        "vcpus": [{"logical-id": 2, "online": False}, {"logical-id": 1, "online": False}]
+    }
+    outcome = machine.set(1)
+    assert (outcome.verdict, outcome.by, actual(outcome)) == (Verdict.APPLIED, "guest", 1)
+    assert outcome.after is not None
+    assert KNOB.observation(outcome.after, KNOB.rows[0]).target == 3
+    assert "QEMU keeps 3" in " ".join(outcome.notes)
+    assert machine.set(1).notes[0] == "already so"
+    outcome = machine.set(2)
+    assert (outcome.verdict, outcome.by, machine.online[:3]) == (Verdict.APPLIED, "guest", [True, True, False])
+    assert machine.set(3).verdict is Verdict.APPLIED
+    assert machine.online[:3] == [True] * 3
+    assert machine.paths[2]
+
+
+def test_the_agent_takes_cpus_offline_where_the_machine_has_no_slots() -> None:
+    machine = FakeMachine(fixed=2)
+    machine.script.answers["query-hotpluggable-cpus"] = MonitorRefusedError("not supported")
+    assert machine.set(1).by == "guest"
+    assert machine.online[:2] == [True, False]
+
+
+def test_a_cpu_that_the_guest_cannot_take_offline_stays() -> None:
+    machine = FakeMachine(fixed=2)
+    machine.taken_over = False
+    stuck = [{"logical-id": n, "online": True, "can-offline": False} for n in range(2)]
+    machine.script.answers["guest-get-vcpus"] = stuck
+    with pytest.raises(UsageError, match="this guest keeps 2 CPUs online"):
+        machine.set(1)
+    machine.script.answers["guest-get-vcpus"] = [cpu | {"can-offline": True} for cpu in stuck]
+    outcome = machine.set(1)
+    assert (outcome.verdict, outcome.by, actual(outcome)) == (Verdict.REFUSED, "guest", 2)
+
+
+def test_new_threads_are_told_to_whoever_pins_them() -> None:
+    machine = FakeMachine(onlines_itself=True)
+    outcome = machine.set(3)
+    assert "new vCPU threads: 1=1, 2=2" in outcome.notes
+    threads = KNOB.observation(machine.part(), KNOB.rows[1])
+    assert threads.actual == "0=0, 1=1, 2=2"
+    with pytest.raises(UsageError, match="only be read"):
+        KNOB.check(machine.part(), {"threads": "0=7"}, force=False)

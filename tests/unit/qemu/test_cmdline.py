@@ -64,7 +64,7 @@ def test_plain() -> None:
         DriveOption("virtio0", "/img/web1.qcow2", "qcow2"),
         DriveOption("data", "/img/data.raw", "raw"),
     )
-    assert vm.nics == (Nic("net0", "virtio-net-pci", "tap", "tap0", "52:54:00:12:34:56"),)
+    assert vm.nics == (Nic("net0", "virtio-net-pci", "tap", "tap0", "52:54:00:12:34:56", "n0"),)
     assert (vm.manager, vm.executable, vm.argv[0]) == ("plain", "qemu-system-x86_64", "qemu-system-x86_64")
 
 
@@ -100,7 +100,7 @@ def test_libvirt() -> None:
     assert vm.qmp_addresses == (Address("/run/a/monitor.sock"),)
     assert vm.agent == Address("/run/a/agent")
     assert vm.drives == (DriveOption("virtio-disk0", "/img/db1.qcow2", "qcow2"),)
-    assert vm.nics == (Nic("net0", "virtio-net-pci", "tap", "vnet4", "52:54:00:aa:bb:cc"),)
+    assert vm.nics == (Nic("net0", "virtio-net-pci", "tap", "vnet4", "52:54:00:aa:bb:cc", "hostnet0"),)
 
 
 def test_libvirt_seen_by_a_user_who_may_not_look_behind_its_descriptors() -> None:
@@ -143,7 +143,7 @@ def test_proxmox() -> None:
     )
     assert vm.agent == Address("/var/run/qemu-server/100.qga")
     assert vm.drives == (DriveOption("scsi0", "/var/lib/vz/images/100/vm-100-disk-0.qcow2", "qcow2"),)
-    assert vm.nics == (Nic("net0", "virtio-net-pci", "tap", "tap100i0", "A2:C0:43:77:08:A0"),)
+    assert vm.nics == (Nic("net0", "virtio-net-pci", "tap", "tap100i0", "A2:C0:43:77:08:A0", "net0"),)
 
 
 INCUS = """
@@ -239,7 +239,7 @@ def test_microvm() -> None:
     )
     assert (vm.machine, vm.accel, vm.memory_bytes, vm.vcpus) == ("microvm", "kvm", 512 * MIB, 2)
     assert vm.drives == (DriveOption("test", "test.img", "raw"),)
-    assert vm.nics == (Nic("tap0", "virtio-net-device", "tap", "", ""),)
+    assert vm.nics == (Nic("tap0", "virtio-net-device", "tap", "", "", "tap0"),)
 
 
 @pytest.mark.parametrize(

@@ -12,13 +12,15 @@ from typing import NamedTuple
 from ringfence import units
 from ringfence.core.answers import entries, fields, text
 from ringfence.core.knob import ONLY_VMS, Observation, Outcome, Part, Row, Value, Verdict, Wants
-from ringfence.core.requests import Agent, Qmp, Steps
+from ringfence.core.requests import Agent, Clock, Qmp, Steps
 from ringfence.errors import MonitorRefusedError, UsageError
 from ringfence.knobs.disk import limits as disk_limits
 from ringfence.knobs.disk import names as disk_names
 from ringfence.knobs.disk.limits import FIELDS, RATES, Limits
 
 _MECHANISM = "block_set_io_throttle"
+_FRESH_S = 0.1
+"""What was read so lately is not read anew before it is changed: that would cost a sixth of the whole change."""
 _GROUP = Row(
     key="disk.<disk>.group",
     unit=units.NAME,
@@ -36,6 +38,7 @@ class State(NamedTuple):
     :param group: its throttle group, empty while it has no limit.
     :param members: names of the other disks in that group.
     :param disks: every disk of the VM.
+    :param read_s: when they were read, by the steps' clock.
     """
 
     disk: disk_names.Disk
@@ -43,6 +46,7 @@ class State(NamedTuple):
     group: str
     members: tuple[str, ...]
     disks: tuple[disk_names.Disk, ...]
+    read_s: float = 0.0
 
 
 class DiskThrottle:
@@ -56,7 +60,8 @@ class DiskThrottle:
     def observe(self) -> Steps[tuple[Part, ...]]:
         """Read every disk; one Part each."""
         disks = yield from disk_names.observe()
-        return tuple(_part(disk, disks) for disk in disks)
+        now_s = yield Clock()
+        return tuple(_part(disk, disks, now_s) for disk in disks)
 
     def observation(self, part: Part, row: Row) -> Observation:
         """One limit of a disk."""
@@ -76,7 +81,7 @@ class DiskThrottle:
             if isinstance(other.state, State):
                 disks = _foreseen(disks, other, wants)
         mine = next(disk for disk in disks if disk.qdev == part.state.disk.qdev)
-        return _part(mine, disks)
+        return _part(mine, disks, part.state.read_s)
 
     def check(self, part: Part, wants: Wants, *, force: bool) -> None:
         """Raise UsageError for what QEMU would refuse, TenantError for an empty drive; `force` is no matter."""
@@ -106,10 +111,15 @@ class DiskThrottle:
         return [Qmp("block_set_io_throttle", arguments)]
 
     def apply(self, part: Part, wants: Wants, *, timeout_s: float, force: bool) -> Steps[Outcome]:
-        """Write, and read back in the same breath: QEMU takes all limits at once or none."""
+        """Write, and read back in the same breath: QEMU takes all limits at once or none.
+
+        What was read some time ago is read anew before that: somebody else may have set another limit since, and
+        is to keep it.
+        """
+        part, notes = yield from _up_to_date(part)
         write = [change for change in self.changes(part, wants) if isinstance(change, Qmp)]
         if not write:
-            return Outcome(Verdict.APPLIED, part, notes=("already so",))
+            return Outcome(Verdict.APPLIED, part, notes=("already so", *notes))
         try:
             *_, blocks = yield [*write, Qmp("query-block")]
         except MonitorRefusedError as refusal:
@@ -121,13 +131,47 @@ class DiskThrottle:
         if after.state.limits != limits:
             detail = "QEMU accepted the command and holds other limits: another client may be setting them too"
             return Outcome(Verdict.FAILED, after, by="QEMU", detail=detail)
-        return Outcome(Verdict.APPLIED, after, notes=_shared_note(after))
+        return Outcome(Verdict.APPLIED, after, notes=(*notes, *_shared_note(after)))
+
+    def watch(self, part: Part, wants: Wants) -> Steps[str]:
+        """Whether a disk that was busy goes on; QEMU's counters tell within seconds when it does not."""
+        from ringfence.knobs.disk.watch import STALLED, stalled_by
+
+        limits, _ = _wanted(part, wants)
+        if not (yield from stalled_by(part.state.disk.qdev, limits)):
+            return ""
+        free = f"disk.{part.name}.iops=unlimited disk.{part.name}.bps=unlimited"
+        return (
+            f"disk {part.name} {STALLED}: it may have gone idle. If the guest waits for it: {free}, and if that "
+            "does not help `ringfence monitor VM stop cont`, by which QEMU lets all waiting requests go"
+        )
 
 
-def _part(disk: disk_names.Disk, disks: tuple[disk_names.Disk, ...]) -> Part:
+def _up_to_date(part: Part) -> Steps[tuple[Part, tuple[str, ...]]]:
+    """The part as it is now, and what has changed in it since it was read."""
+    state: State = part.state
+    if (yield Clock()) - state.read_s <= _FRESH_S:
+        return part, ()
+    disks = yield from disk_names.observe()
+    mine = next((disk for disk in disks if disk.qdev == state.disk.qdev), None)
+    if mine is None:
+        return part, ()  # QEMU will say so
+    now = _part(mine, disks, (yield Clock()))
+    if now.state.limits == state.limits and now.state.group == state.group:
+        return now, ()
+    changed = [
+        f"{leaf} {state.limits[field]} -> {now.state.limits[field]}"
+        for leaf, field in FIELDS.items()
+        if state.limits[field] != now.state.limits[field]
+    ]
+    what = ", ".join(changed) or f"group {state.group!r} -> {now.state.group!r}"
+    return now, (f"disk {part.name} was changed by somebody else since it was read, and keeps that: {what}",)
+
+
+def _part(disk: disk_names.Disk, disks: tuple[disk_names.Disk, ...], read_s: float = 0.0) -> Part:
     group = text(disk.inserted.get("group", ""))
     members = tuple(o.name for o in disks if group and o.qdev != disk.qdev and o.inserted.get("group") == group)
-    state = State(disk, disk_limits.read(disk.inserted), group, members, disks)
+    state = State(disk, disk_limits.read(disk.inserted), group, members, disks, read_s)
     return Part(disk.name, disk.aliases, state, disk.qdev)
 
 

@@ -1,0 +1,1 @@
+"""PURE: the limits of a tenant's network interfaces."""
