@@ -118,9 +118,9 @@ def main() -> int:
     lines = [
         "# A served SSD under two guests",
         "",
-        f"vd16 with flash and buses {SLOWER} times slower, so that flash time dominates what TCG on {os.cpu_count()}",
-        "cores adds; victim: fio 16 KiB random reads, 4 under way, 20 s; aggressor: 64 KiB random writes, 16 under",
-        "way. Both fio in guests of their own. By `benchmarks/flash_live.py`.",
+        f"vd16 with flash and buses {SLOWER} times slower, so that flash time dominates what TCG adds on",
+        f"{os.cpu_count()} cores; victim: fio 16 KiB random reads, 4 under way, 20 s; aggressor: 64 KiB random",
+        "writes, 16 under way. Both fio in guests of their own. By `benchmarks/flash_live.py`.",
         "",
         "| case | victim's p50, ms | p99, ms | IOPS | aggressor's IOPS |",
         "|---|---|---|---|---|",
