@@ -181,7 +181,10 @@ async def booted(guest: Guest) -> None:
 async def test_a_busy_disk_that_stops_is_told_and_what_frees_it(lab_guest: Boot) -> None:
     extra = []
     for name, latency_ns in (("fast", 0), ("stuck", 6 * 10**9)):
-        extra += ["-blockdev", f"driver=null-co,node-name={name},size=64M,read-zeroes=on,latency-ns={latency_ns}"]
+        extra += [
+            "-blockdev",
+            f"driver=null-co,node-name={name},size={64 * MIB},read-zeroes=on,latency-ns={latency_ns}",
+        ]
     guest = await lab_guest(memory_bytes=256 * MIB, extra=[*extra, "-device", "virtio-blk-pci,id=d,drive=fast"])
     async with ringfence.connect() as host:
         vm = await host.vm(guest.name)

@@ -221,6 +221,30 @@ def test_named_by_its_sockets(vm: Vm) -> None:
         assert (ran.returncode, ran.stdout) == (0, "balloon: actual=1024\n"), ran.stderr
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "-serial mon:unix:{0},server=on,wait=off",
+        "-chardev socket,id=m,path={0},mux=on,server=on,wait=off -mon m -serial chardev:m",
+    ],
+)
+def test_a_monitor_that_shares_its_socket_with_the_serial_line(tmp_path: Path, words: str) -> None:
+    """The keys go to the serial line at first, and do again afterwards."""
+    qemu = find_qemu() or pytest.skip("no QEMU here")
+    name, path = f"mux-{os.getpid()}-{tmp_path.name}", f"{tmp_path}/m"
+    machine = "-S -display none -nodefaults -machine q35 -accel tcg -m 512 -device virtio-balloon-pci"
+    process = subprocess.Popen([qemu, "-name", name, *machine.split(), *words.format(path).split()])
+    try:
+        until(lambda: os.path.exists(path))
+        for where in (name, path, name):
+            command = [sys.executable, "-m", "ringfence", "monitor", where, "info balloon", "info status"]
+            ran = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+            assert (ran.returncode, ran.stdout) == (0, "balloon: actual=512\nVM status: paused (prelaunch)\n"), ran
+    finally:
+        process.kill()
+        process.wait()
+
+
 def test_all_sockets_busy(vm: Vm) -> None:
     host, port = vm.tcp.split(":")
     with busy(vm.qmp, vm.qmp2, vm.hmp), socket.create_connection((host, int(port))) as client:

@@ -33,13 +33,17 @@ async def open_console(
     :raise MonitorError: none can be reached; says why not the first one.
     """
     if address is not None:
+        mux = any(monitor.mux for monitor in vm.monitors if monitor.address == address)
+        if mux and not qmp:
+            return await _plain_hmp(address, timeout_s, mux)
         return await (_qmp_at(address, sent, timeout_s) if qmp else _hmp_at(address, sent, timeout_s))
     if qmp:
         return QmpConsole(await open_session(vm, timeout_s=timeout_s), sent)
     ways: list[Callable[[], Coroutine[Any, Any, Console]]] = []
     if vm.qmp_addresses or vm.manager == LIBVIRT:
         ways.append(partial(_over_qmp, vm, sent, timeout_s))
-    ways += [partial(_plain_hmp, own, timeout_s) for own in vm.hmp_addresses]
+    human = [(m.address, m.mux) for m in vm.monitors if m.kind == "hmp" and m.address is not None]
+    ways += [partial(_plain_hmp, own, timeout_s, mux) for own, mux in sorted(human, key=lambda way: way[1])]
     if not ways:
         raise _no_socket(vm)
     return await _first_to_greet(ways)
@@ -87,10 +91,10 @@ async def _over_qmp(vm: Vm, sent: Sent | None, timeout_s: float) -> Console:
     return HmpOverQmp(await open_session(vm, timeout_s=timeout_s), sent)
 
 
-async def _plain_hmp(address: Address, timeout_s: float) -> Console:
+async def _plain_hmp(address: Address, timeout_s: float, mux: bool = False) -> Console:
     from ringfence.qemu.hmp import HmpSession
 
-    return PlainHmp(await HmpSession.open(address, timeout_s=timeout_s))
+    return PlainHmp(await HmpSession.open(address, timeout_s=timeout_s, mux=mux))
 
 
 async def _qmp_at(address: Address, sent: Sent | None, timeout_s: float) -> Console:

@@ -27,11 +27,13 @@ class Monitor(NamedTuple):
     :param kind: `qmp` or `hmp`.
     :param address: None when it is not reachable through a socket (stdio, vc, pty).
     :param where: the chardev as the user wrote it, for messages.
+    :param mux: its socket also serves others, such as a serial line; Ctrl-a c hands the keys on.
     """
 
     kind: str
     address: Address | None
     where: str
+    mux: bool = False
 
 
 class DriveOption(NamedTuple):

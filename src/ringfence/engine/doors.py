@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ringfence.core.model import Address, Vm
 from ringfence.errors import MonitorBusyError, MonitorError, TenantError
-from ringfence.qemu.managers import LIBVIRT, is_own_socket
+from ringfence.qemu.managers import INCUS, LIBVIRT, PROXMOX, is_own_socket
 
 if TYPE_CHECKING:
     import asyncio
@@ -25,6 +25,14 @@ _HEAD_START_S = 0.02
 _BRIEFLY_S = 0.2
 """On a busy host a free monitor may take a while, too; to load what waits better takes half as long."""
 
+_INCUS_OWN = "/qemu.monitor"
+_MANAGERS_ADVICE = {
+    INCUS: 'Give the VM a second monitor and restart it: incus config set {name} raw.qemu="-qmp '
+    'unix:/run/incus/{name}/ringfence.qmp,server=on,wait=off"',
+    PROXMOX: "Proxmox takes this monitor for a moment now and then; who holds it longer (`qm monitor`) has "
+    "to end, or the VM needs a second one: qm set VMID --args "
+    "'-qmp unix:/run/qemu-server/VMID-ringfence.qmp,server=on,wait=off'",
+}
 _MANAGERS_OWN = ("/var/lib/libvirt/", "/run/libvirt/", "/var/run/qemu-server/", "/run/qemu-server/")
 
 
@@ -42,12 +50,34 @@ async def open_session(vm: Vm, *, timeout_s: float = GREETING_TIMEOUT_S) -> QmpD
         return await _beside_libvirt(vm, timeout_s)
     if not vm.qmp_addresses:
         raise _no_socket(vm)
-    addresses = sorted(vm.qmp_addresses, key=lambda address: address.path.startswith(_MANAGERS_OWN))
+    addresses = sorted(vm.qmp_addresses, key=lambda address: _is_managers(vm, address))
     try:
+        if vm.manager == INCUS:
+            addresses = _not_held(vm, addresses)
         return await _any_of(addresses, timeout_s)
     except MonitorBusyError as busy:
-        busy.hint = f"{_holders(addresses, vm.pid)}{busy.hint}"
+        advice = _MANAGERS_ADVICE.get(vm.manager, "").format(name=vm.name)
+        busy.hint = f"{_holders(vm.qmp_addresses, vm.pid)}{advice or busy.hint}"
         raise
+
+
+def _is_managers(vm: Vm, address: Address) -> bool:
+    """Whether a socket is the one that its manager made for itself."""
+    return address.path.startswith(_MANAGERS_OWN) or (vm.manager == INCUS and address.path.endswith(_INCUS_OWN))
+
+
+def _not_held(vm: Vm, addresses: Sequence[Address]) -> list[Address]:
+    """Without a socket that incusd is served on: it never lets go, and who queues there would be served next.
+
+    :raise MonitorBusyError: no other is left.
+    """
+    from ringfence.host.socket_table import BUSY, SocketTable
+
+    table = SocketTable()
+    free = [a for a in addresses if not _is_managers(vm, a) or table.state(a, vm.pid) != BUSY]
+    if not free:
+        raise MonitorBusyError(f"{addresses[0]}: incusd is being served there")
+    return free
 
 
 def open_briefly(vm: Vm, *, timeout_s: float = GREETING_TIMEOUT_S) -> BriefSession | None:
@@ -56,7 +86,7 @@ def open_briefly(vm: Vm, *, timeout_s: float = GREETING_TIMEOUT_S) -> BriefSessi
 
     patience_s = min(timeout_s, _BRIEFLY_S / len(vm.qmp_addresses)) if vm.qmp_addresses else 0.0
     for address in vm.qmp_addresses:
-        if address.path and not address.path.startswith(_MANAGERS_OWN) and not is_own_socket(address):
+        if address.path and not _is_managers(vm, address) and not is_own_socket(address):
             try:
                 return BriefSession.open(address, timeout_s=patience_s)
             except MonitorError:

@@ -166,9 +166,15 @@ async def _threads_run(vm: Vm) -> str:
 
 
 def _guest_does(job: FioJob, limit: float, of: str) -> Proof:
+    """Up to three times, since a busy host disturbs what a guest without KVM measures."""
+
     async def look(vm: Vm) -> str:
-        seen = getattr(await workloads.fio(vm.guest, job._replace(iodepth=32, runtime_s=3)), of)
-        return "" if abs(seen - limit) <= _RATE_TOLERANCE * limit else f"the guest does {seen:.0f}"
+        seen = 0.0
+        for _ in range(3):
+            seen = getattr(await workloads.fio(vm.guest, job._replace(iodepth=32, runtime_s=3)), of)
+            if abs(seen - limit) <= _RATE_TOLERANCE * limit:
+                return ""
+        return f"the guest does {seen:.0f} in place of {limit:.0f}"
 
     return look
 

@@ -43,7 +43,8 @@ def monitors(options: Sequence[Option], process: Process) -> Iterator[Monitor]:
             if kind := _MONITOR_OBJECTS.get(fields.get("qom-type", "")):
                 yield _on_chardev(kind, fields.get("chardev", ""), chardevs, process)
         elif option.name == "serial" and option.text.startswith("mon:"):
-            yield Monitor("hmp", None, option.text)  # shares its socket with the serial line, which talks first
+            shared = _short("hmp", option.text.removeprefix("mon:"), chardevs, process)
+            yield shared._replace(where=option.text, mux=True)
 
 
 def agent(options: Sequence[Option], process: Process) -> Address | None:
@@ -74,7 +75,8 @@ def _on_chardev(kind: str, name: str, chardevs: dict[str, Option], process: Proc
     chardev = chardevs.get(name)
     if chardev is None:
         return Monitor(kind, None, f"chardev {name}")
-    return Monitor(kind, _listening(keyval(chardev.text, "backend"), process), chardev.text)
+    fields = keyval(chardev.text, "backend")
+    return Monitor(kind, _listening(fields, process), chardev.text, is_on(fields.get("mux", "")))
 
 
 def _listening(fields: Fields, process: Process) -> Address | None:

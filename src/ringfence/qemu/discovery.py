@@ -72,7 +72,8 @@ def vm_at(address: Address, proc: Path | str = "/proc") -> Vm:
     for vm in find_vms(proc):
         others = tuple(m for m in vm.monitors if m.address is None or _canonical(m.address) != wanted)
         if len(others) < len(vm.monitors):
-            return vm._replace(monitors=(asked, *others))
+            mux = any(m.mux for m in vm.monitors if m not in others)
+            return vm._replace(monitors=(asked._replace(mux=mux), *others))
     return Vm(
         name=str(address),
         pid=0,

@@ -1,11 +1,13 @@
 """A human monitor on a socket of its own (`-monitor unix:...`), for a QEMU that has no QMP socket to spare.
 
 Its readline answers every key with escape sequences that draw the line anew; only what follows the line is text.
+On a socket shared with a serial line (`mux=on`, `-serial mon:`) it is handed the keys, and hands them back.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING
 
 from ringfence.errors import (
@@ -28,6 +30,9 @@ _PROMPT = b"(qemu) "
 _DRAWN = b"\x1b[K"  # ends each drawing of the line
 _LINE_BYTES = 4095  # QEMU's READLINE_CMD_BUF_SIZE, less the closing NUL; it drops what is longer
 _IN_DOUBT = "The command may have taken effect, or may still do so."
+_NEXT = b"\x01c"  # Ctrl-a c: the keys go to whoever is next on a shared socket
+_SHARERS = 4  # as many as QEMU's mux chardev has
+_NEXT_S = 0.3
 _ESCAPE = b"\x9b"  # taken for the start of a cursor key, even within a UTF-8 character
 
 
@@ -45,11 +50,13 @@ class HmpSession:
         self._reader = reader
         self._writer = writer
         self._turn = asyncio.Lock()
+        self._handed = 0  # how often the keys went on to the next sharer of the socket
 
     @classmethod
-    async def open(cls, address: Address, *, timeout_s: float = 2.0) -> HmpSession:
+    async def open(cls, address: Address, *, timeout_s: float = 2.0, mux: bool = False) -> HmpSession:
         """Connect and await the prompt; both within `timeout_s`.
 
+        :param mux: the socket is shared with a serial line, and whoever has the keys is asked to hand them on.
         :raise MonitorGoneError: nobody listens there, or QEMU closed the connection.
         :raise MonitorBusyError: no prompt: another client is being served; or too many clients are queued.
         :raise MonitorProtocolError: what greeted us is not a human monitor.
@@ -62,7 +69,7 @@ class HmpSession:
             async with asyncio.timeout(timeout_s):
                 connection = await sockets.connect(address)
                 session = cls(address, *await _streams(connection))
-                await session._await_prompt()
+                await (session._take_keys() if mux else session._await_prompt())
         except TimeoutError:
             if session is None:
                 raise sockets.late_connect(address, timeout_s) from None
@@ -123,7 +130,13 @@ class HmpSession:
         await self._reader.ended.wait()
 
     async def close(self) -> None:
-        """Give the monitor back to other clients. Idempotent, never raises, does not wait for QEMU."""
+        """Give the monitor back to other clients. Idempotent, never raises, hardly waits for QEMU."""
+        if self._handed:
+            self._handed = 0
+            self._writer.write(_NEXT)  # of two, that is the other one again
+            with contextlib.suppress(TimeoutError, MonitorGoneError):
+                async with asyncio.timeout(_NEXT_S):
+                    await self._read()  # what QEMU has not read when we leave it never does
         self._writer.transport.abort()
         await asyncio.sleep(0)  # the socket is closed in the next round of the loop
 
@@ -139,6 +152,23 @@ class HmpSession:
         while not text.endswith(_PROMPT):
             text += await self._read(_IN_DOUBT)
         return unix_lines(text.removesuffix(_PROMPT).decode(errors="replace"))
+
+    async def _take_keys(self) -> None:
+        """On a shared socket, whose other user may print at any time."""
+        while True:
+            text = b""
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_NEXT_S):
+                    while not text.endswith(_PROMPT):
+                        text += await self._read()
+                    return
+            if self._handed == _SHARERS:
+                raise MonitorProtocolError(
+                    f"{self.address}: nobody on this shared socket is a human monitor",
+                    hint="Give the socket of QEMU's -monitor option.",
+                )
+            self._writer.write(_NEXT)
+            self._handed += 1
 
     async def _await_prompt(self) -> None:
         greeting = b""

@@ -317,7 +317,7 @@ UNIX = Address("/m.sock")
         ("-monitor vc", "hmp", None),
         ("-monitor pty", "hmp", None),
         ("-serial mon:stdio", "hmp", None),
-        ("-serial mon:unix:/m.sock,server=on", "hmp", None),
+        ("-serial mon:unix:/m.sock,server=on", "hmp", UNIX),
         ("-chardev socket,id=c,path=/m.sock,server=on,wait=off -mon c,mode=control", "qmp", UNIX),
         ("-mon chardev=c,mode=readline -chardev socket,id=c,path=/m.sock,server=on", "hmp", UNIX),
         ("-chardev socket,id=c,path=/m.sock,server=on -mon id=m,chardev=c", "hmp", UNIX),
@@ -499,3 +499,9 @@ def test_json_and_keyval_say_the_same() -> None:
 def test_an_option_of_tomorrow_takes_its_value_with_it() -> None:
     options = split(["-brand-new", "value", "-other-new", "-m", "1G"])
     assert [(o.name, o.text) for o in options] == [("brand-new", "value"), ("other-new", ""), ("m", "1G")]
+
+
+def test_a_monitor_may_share_its_socket_with_a_serial_line() -> None:
+    shared = ("-serial mon:unix:/m.sock,server=on", "-chardev socket,id=c,path=/m.sock,server=on,mux=on -mon c")
+    assert all(read(f"qemu-system-x86_64 {line}").monitors[0].mux for line in shared)
+    assert not read("qemu-system-x86_64 -monitor unix:/m.sock,server=on").monitors[0].mux
