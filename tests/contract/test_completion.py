@@ -122,7 +122,7 @@ def test_no_runtime_directory_is_no_error(tmp_path: Path, monkeypatch: pytest.Mo
 def test_keys_without_a_vm() -> None:
     main = ["memory.target=", "vcpus=", "cpu.cap=", "cpu.weight=", "memory.limit="]
     assert [key for key in bash("set", "no-such-vm", "") if key in main] == main
-    assert bash("set", "no-such-vm", "memory") == ["memory.target=", "memory.limit="]
+    assert bash("set", "no-such-vm", "memory") == ["memory.target=", "memory.limit=", "memory.bandwidth="]
     assert bash("set", "no-such-vm", "memory.")[:3] == ["memory.target=", "memory.target.via=", "memory.ramp="]
     assert bash("set", "no-such-vm", "memory.target.via=v") == ["memory.target.via=virtio-mem"]
     keys = bash("set", "no-such-vm", "disk.my-disk.b")

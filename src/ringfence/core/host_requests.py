@@ -63,6 +63,29 @@ class RemoveDir(NamedTuple):
         return {"rmdir": self.path}
 
 
+class Lock(NamedTuple):
+    """Take the lock on a folder that its users agree on (flock(2)), without waiting. Answer: whether it was taken.
+
+    It is let go by `Unlock`, or when the edge is closed.
+    """
+
+    path: str
+
+    def wire(self) -> dict[str, object]:
+        """For the dry run."""
+        return {"lock": self.path}
+
+
+class Unlock(NamedTuple):
+    """Let go of the lock on a folder; one that is not held is as good. Answer: None."""
+
+    path: str
+
+    def wire(self) -> dict[str, object]:
+        """For the dry run."""
+        return {"unlock": self.path}
+
+
 class ReadLink(NamedTuple):
     """Answer: the path that a link, and all links on the way to it, lead to; None when there is nothing."""
 
@@ -170,6 +193,8 @@ HostRequest: TypeAlias = (
     | ListDir
     | MakeDir
     | RemoveDir
+    | Lock
+    | Unlock
     | ReadLink
     | DeviceOf
     | BlockDevices

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -44,12 +45,15 @@ class HostEdge:
         self.group = group
         self._nics = nics
         self._netlink: NetlinkEdge | None = None
+        self._locks: dict[str, int] = {}
         self._handlers: dict[type, Callable[[Any], Any]] = {
             ask.ReadFile: self._read,
             ask.WriteFile: self._write,
             ask.ListDir: self._list,
             ask.MakeDir: self._make,
             ask.RemoveDir: self._remove,
+            ask.Lock: self._lock,
+            ask.Unlock: self._unlock,
             ask.ReadLink: self._link,
             ask.DeviceOf: self._device,
             ask.BlockDevices: lambda _: devices.every_device(self.root),
@@ -127,6 +131,8 @@ class HostEdge:
         """Release what is held open."""
         if self._netlink is not None:
             self._netlink.close()
+        for path in tuple(self._locks):
+            self._unlock(ask.Unlock(path))
 
     def tasks(self, controller: str = "") -> tuple[Task, ...]:
         """The tenant's threads, and their groups in the hierarchy of a controller."""
@@ -192,6 +198,24 @@ class HostEdge:
             pass
         except OSError as error:
             raise files.refused("cannot remove", request.path, error) from None
+
+    def _lock(self, request: ask.Lock) -> bool:
+        try:
+            fd = os.open(self._at(request.path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(fd)
+                return False
+        except OSError as error:
+            raise files.refused("cannot lock", request.path, error) from None
+        self._locks[request.path] = fd
+        return True
+
+    def _unlock(self, request: ask.Unlock) -> None:
+        fd = self._locks.pop(request.path, -1)
+        if fd >= 0:
+            os.close(fd)
 
     def _link(self, request: ask.ReadLink) -> str | None:
         path = self._at(request.path)

@@ -62,6 +62,7 @@ LISTED = (
     Listed("memory.oom_score", "host.oom", "OomScore", brief=True, host=True),
     Listed("disk.<disk>.host.", "host.disk", "HostDisk", brief=True),
     Listed("pids.limit", "host.pids", "PidsLimit", brief=True, host=True),
+    Listed("cache. memory.bandwidth", "resctrl.knob", "CacheShares", brief=True, host=True),
     Listed("net.<if>.egress net.<if>.ingress", "net.knob", "NetShaping", host=True),
 )
 """In the order of the docs, and of `show`."""
