@@ -1,9 +1,9 @@
 """What isolation a real NVMe drive can give, by what it says of itself.
 
-From best to least: separate drives; NVM sets and endurance groups, each with media (and in a group wear) of its
-own; FDP with several reclaim groups; zones; FDP's placement handles; namespaces, which share everything, behind limits
-that the host keeps. Drives say no more than their identify pages do: whether two NVM sets share a bus is the
-vendor's secret, and FDP is best effort, under which hostile tenants were measured to amplify each other's writes.
+From best to least: separate drives; NVM sets and endurance groups, each with media of its own; FDP with several
+reclaim groups; zones; FDP's placement handles; namespaces, which share everything, behind limits of the host.
+Drives say no more than their identify pages do: whether two NVM sets share a bus only the vendor knows, and FDP is
+best effort, under which hostile tenants were measured to amplify each other's writes.
 
 Bits: NVM Express Base Specification 2.0, Identify Controller, CTRATT: 2 NVM Sets, 4 Endurance Groups, 19 Flexible
 Data Placement (TP4146).
