@@ -17,6 +17,7 @@ from ringfence.core.model import Container
 from ringfence.engine.api import open_tenant
 from ringfence.engine.changes import Result
 from ringfence.errors import TenantError
+from ringfence.host import made
 
 MBIT = 10**6
 PAYLOAD_BYTES = 1448
@@ -211,6 +212,21 @@ async def test_what_a_crash_left_is_taken_over(pair: Pair) -> None:
     assert verdicts(await set_(pair, egress="20Mbit", ingress="20Mbit")) == {Verdict.APPLIED}
     assert pair.holds(20, to_container=False)
     await set_(pair, egress="unlimited", ingress="unlimited")
+    assert pair.queues() == before
+
+
+async def test_clean_finds_what_was_made_and_puts_things_back(pair: Pair) -> None:
+    before = pair.queues()
+    await set_(pair, egress="10Mbit", ingress="10Mbit")
+    ran(f"ip -n {pair.host} link add rf-i4711 type ifb")
+    ran(f"ip -n {pair.host} link set rf-i4711 alias ringfence:made:tap9:gone")
+    found = [thing for thing in made.find() if thing.name.startswith(f"{pair.host}:")]
+    assert {(thing.kind, thing.name.partition(":")[2], thing.holds) for thing in found} == {
+        ("device", "rf-i4711", ""),
+        ("device", "rf-i2", "interface vh0"),
+        ("queue", "vh0", "interface vh0"),
+    }
+    assert [error for _, error in await made.remove(found)] == [None, None, None]
     assert pair.queues() == before
 
 

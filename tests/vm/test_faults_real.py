@@ -178,6 +178,11 @@ async def booted(guest: Guest) -> None:
                 await asyncio.sleep(0.2)
 
 
+async def reads(vm: ringfence.OpenVm) -> int:
+    blocks = await vm.edges.session.execute("query-blockstats")
+    return next(int(b["stats"]["rd_operations"]) for b in blocks if "/d/" in b.get("qdev", ""))
+
+
 async def test_a_busy_disk_that_stops_is_told_and_what_frees_it(lab_guest: Boot) -> None:
     extra = []
     for name, latency_ns in (("fast", 0), ("stuck", 6 * 10**9)):
@@ -190,8 +195,10 @@ async def test_a_busy_disk_that_stops_is_told_and_what_frees_it(lab_guest: Boot)
         vm = await host.vm(guest.name)
         if (await vm.edges.session.execute("query-version"))["qemu"]["major"] < 7:
             pytest.skip("this QEMU moves no running disk")
-        load = asyncio.ensure_future(fio(guest, FioJob(runtime_s=3, ramp_s=0)))
-        await asyncio.sleep(1.5)
+        load = asyncio.ensure_future(fio(guest, FioJob(runtime_s=5, ramp_s=0)))
+        async with asyncio.timeout(30):
+            while await reads(vm) < 100:  # noqa: ASYNC110  asks QEMU
+                await asyncio.sleep(0.05)
         (goes_on,) = await vm.set({"disk.d.iops": 5000}, watch=True)
         assert (goes_on.verdict, goes_on.notes) == (Verdict.APPLIED, ())
         stuck = {"path": "/machine/peripheral/d", "property": "drive", "value": "stuck"}

@@ -39,6 +39,20 @@ async def nodes(vm: ringfence.OpenVm) -> Any:
     return await vm.edges.session.execute("query-named-block-nodes", {"flat": True})
 
 
+async def left_over(vm: ringfence.OpenVm) -> None:
+    """What a change leaves that is killed between two requests is told, and can be removed."""
+    blocks = await vm.edges.session.execute("query-block")
+    image = next(b["inserted"]["node-name"] for b in blocks if "disk0" in b.get("qdev", ""))
+    pool = {"qom-type": "throttle-group", "id": "ringfence-pool-cut", "limits": {"iops-total": 100}}
+    await vm.edges.session.execute("object-add", pool)
+    filter_ = {"driver": "throttle", "node-name": "ringfence-filter-7", "throttle-group": pool["id"]}
+    await vm.edges.session.execute("blockdev-add", {**filter_, "file": image})
+    notes = next(o.notes for o in await vm.show() if o.key == "pool.cut.iops")
+    assert "ringfence-filter-7" in " ".join(notes)
+    (result,) = await vm.set({"pool.cut.iops": None})
+    assert result.verdict is Verdict.APPLIED
+
+
 async def test_disks_keep_their_own_limits_under_a_shared_one(lab_guest: Boot) -> None:
     guest = await lab_guest(memory_bytes=256 * MIB, disks_bytes=(64 * MIB, 64 * MIB))
     async with ringfence.connect() as host:
@@ -67,6 +81,8 @@ async def test_disks_keep_their_own_limits_under_a_shared_one(lab_guest: Boot) -
 
         none = {"disk.vda.pool": None, "disk.vdb.pool": None}
         assert [r.verdict for r in await vm.set(none)] == [Verdict.APPLIED] * 2
+        assert await nodes(vm) == before
+        await left_over(vm)
         assert await nodes(vm) == before
         objects = await vm.edges.session.execute("qom-list", {"path": "/objects"})
         assert not [o["name"] for o in objects if o["type"] == "child<throttle-group>"]

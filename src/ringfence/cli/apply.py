@@ -55,17 +55,22 @@ def apply(
 
 
 async def _run(file: str | None, options: Options, limits: target.Deadlines) -> Report:
-    import sys
-
-    from ringfence.engine import authors, spec_files, tenants, transaction
-    from ringfence.engine.journal import Author, Journal
+    from ringfence.cli.recover import brought_in_order, this_command
+    from ringfence.engine import spec_files, tenants, transaction
+    from ringfence.engine.journal import Journal
 
     spec = spec_files.load(file or spec_files.DEFAULT_PATH)
-    author = Author(*authors.me(" ".join(("ringfence", *sys.argv[1:]))))
     record = Journal.open()
     try:
+        await brought_in_order(record, limits)
         return await transaction.apply(
-            spec, tenants.find(spec), tenants.doors(**limits), record, author, options, check=_refuse
+            spec,
+            tenants.find(tenants.named_by(spec)),
+            tenants.doors(**limits),
+            record,
+            this_command(),
+            options,
+            check=_refuse,
         )
     finally:
         record.close()

@@ -12,7 +12,10 @@ import sys  # noqa: E402
 from contextlib import suppress  # noqa: E402
 from typing import Any, NoReturn  # noqa: E402
 
-VERBS = ("ps", "show", "set", "plan", "apply", "monitor", "pool", "doctor", "run", "clean", "lab", "flash")
+VERBS = (
+    *("ps", "show", "set", "plan", "apply", "undo", "history", "why", "recover"),
+    *("monitor", "pool", "doctor", "run", "clean", "lab", "flash"),
+)
 
 _COMPLETE = "_RINGFENCE_COMPLETE"  # set by the scripts that typer makes for shells
 

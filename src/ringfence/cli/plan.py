@@ -58,5 +58,5 @@ async def made(file: str | None, limits: target.Deadlines, *, force: bool = Fals
     from ringfence.engine import fences, spec_files, tenants, transaction
 
     spec = spec_files.load(file or spec_files.DEFAULT_PATH)
-    seen = await transaction.look(spec, tenants.find(spec), tenants.doors(**limits))
+    seen = await transaction.look(spec, tenants.find(tenants.named_by(spec)), tenants.doors(**limits))
     return fences.plan(spec, seen, force=force)

@@ -9,13 +9,14 @@ from ringfence import units
 from ringfence.cli import target
 from ringfence.cli.interrupts import ended_by_signal
 from ringfence.cli.output import Format, emit, line, note, problem
-from ringfence.errors import InterruptError, UsageError
+from ringfence.errors import HostError, InterruptError, UsageError
 
 if TYPE_CHECKING:
     from ringfence.core.knob import Row, Value
     from ringfence.core.model import Tenant
     from ringfence.engine.api import OpenVm
     from ringfence.engine.changes import Result, Step
+    from ringfence.engine.notes import Noted
 
 T = TypeVar("T")
 
@@ -106,11 +107,19 @@ class _Change:
 
         async with opened, opened.turn(self._values):
             steps = await opened.plan(self._values, force=self._force)
+            noted = _written_down(opened.info, steps)
             self._begun = True
             with shown_progress(quiet=quiet) as progress, ended_by_signal(opened.interrupt):
-                return await opened.apply(
-                    steps, timeout_s=self._timeout_s, force=self._force, progress=progress, watch=True
+                results = await opened.apply(
+                    steps,
+                    timeout_s=self._timeout_s,
+                    force=self._force,
+                    progress=progress,
+                    watch=True,
+                    ended=noted.step,
                 )
+            noted.end(results)
+            return results
 
     def broken_off(self) -> InterruptError:
         """For a Ctrl-C before the first change, and for a second one that did not wait for the first."""
@@ -121,6 +130,23 @@ class _Change:
             state="whether the changes took effect is not known",
             hint="`ringfence show VM` tells what is so now",
         )
+
+
+def _written_down(tenant: Tenant, steps: Sequence[Step]) -> Noted:
+    """Write down what is about to be changed, for `undo` and `why`; for want of a journal nothing is refused."""
+    import sys
+
+    from ringfence.core.model import Container
+    from ringfence.engine import authors
+    from ringfence.engine.notes import Noted
+
+    name = tenant.selector if isinstance(tenant, Container) else tenant.name
+    noted = Noted(name, authors.identity(tenant), " ".join(("ringfence", *sys.argv[1:])))
+    try:
+        noted.begin(steps)
+    except HostError as error:
+        note(f"it is not written down, so `undo` will not know it: {error.message}")
+    return noted
 
 
 def _request(wire: Mapping[str, object]) -> str:

@@ -9,13 +9,13 @@ async with ringfence.connect() as host:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from ringfence.core.knob import CONTAINER, VM, Knob, Observation, Part
+from ringfence.core.knob import CONTAINER, VM, Knob, Observation, Outcome, Part
 from ringfence.core.model import Container, Tenant, Vm
 from ringfence.engine import changes, doors, turns
 from ringfence.engine.changes import Result, Step
@@ -83,6 +83,7 @@ class OpenVm:
         timeout_s: float = DEFAULT_TIMEOUT_S,
         force: bool = False,
         progress: ProgressCallback = no_progress,
+        ended: Callable[[Step, Outcome], None] = lambda *_: None,
         watch: bool = False,
     ) -> list[Result]:
         """Carry out what `plan` gave; one Result a key. Raises nothing for what fails on the way.
@@ -92,7 +93,9 @@ class OpenVm:
 
         When the task is cancelled, what is under way is left as it is; `interrupt` leaves order.
         """
-        results = await changes.apply(self.edges, steps, timeout_s=timeout_s, force=force, progress=progress)
+        results = await changes.apply(
+            self.edges, steps, timeout_s=timeout_s, force=force, progress=progress, ended=ended
+        )
         return await changes.watched(self.edges, steps, results) if watch else results
 
     def interrupt(self) -> None:

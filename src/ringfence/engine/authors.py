@@ -26,6 +26,18 @@ def started(pid: int) -> str:
         return ""
 
 
+def started_at_s(pid: int) -> float | None:
+    """When a process was started, in seconds since 1970; None when it is gone."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            ticks = int(file.read().rpartition(b")")[2].split()[19])
+        with open("/proc/stat", encoding="ascii") as file:
+            boot_s = next(int(line.split()[1]) for line in file if line.startswith("btime "))
+    except (OSError, IndexError, ValueError, StopIteration):
+        return None
+    return boot_s + ticks / os.sysconf("SC_CLK_TCK")
+
+
 def user_name() -> str:
     """Who runs this: behind sudo, both."""
     import pwd

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -275,8 +275,11 @@ async def apply(
     timeout_s: float,
     force: bool = False,
     progress: ProgressCallback = no_progress,
+    ended: Callable[[Step, Outcome], None] = lambda *_: None,
 ) -> list[Result]:
     """Apply the steps in order and say what became of each key.
+
+    :param ended: called with each step that was attempted, and what became of it.
 
     A step that is not wholly applied ends it: later ones are `not attempted`, earlier ones stay as applied.
     Errors on the way are verdicts here, not exceptions: what had been done by then is always told.
@@ -302,6 +305,7 @@ async def apply(
         except RingfenceError as error:
             outcome, code = await _ended(edges, step, error), error.exit_code
         took_ms = (time.perf_counter() - start) * 1e3
+        ended(step, outcome)
         told = [step.result(leaf, outcome, took_ms, exit_code=code) for leaf in step.keys]
         changed = changed or any(result.known and result.actual != result.before for result in told)
         if changed:  # a code of 2 promises that nothing was

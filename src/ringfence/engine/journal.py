@@ -7,7 +7,6 @@ One file for root, one for each user. It knows no tenant and no clock; both are 
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ringfence.core.knob import Value
+from ringfence.engine.notes import state_dir, take_in
 from ringfence.errors import HostError
 
 OPEN, DONE, PUT_BACK, PARTLY, UNDONE = "open", "done", "put back", "partly", "undone"
@@ -26,7 +26,7 @@ _SCHEMA = """
 CREATE TABLE IF NOT EXISTS transactions (
     id INTEGER PRIMARY KEY AUTOINCREMENT, at_s REAL NOT NULL, kind TEXT NOT NULL, command TEXT NOT NULL,
     user TEXT NOT NULL, pid INTEGER NOT NULL, started TEXT NOT NULL, state TEXT NOT NULL,
-    confirm_by_s REAL, reverts INTEGER
+    confirm_by_s REAL, reverts INTEGER, whole INTEGER NOT NULL
 );
 CREATE TABLE IF NOT EXISTS changes (
     transaction_id INTEGER NOT NULL REFERENCES transactions(id), tenant TEXT NOT NULL, identity TEXT NOT NULL,
@@ -72,6 +72,7 @@ class Transaction(NamedTuple):
 
     :param confirm_by_s: when it is reverted unless it is confirmed; None where it need not be.
     :param reverts: the transaction that this one takes back.
+    :param whole: one failure puts all tenants back.
     """
 
     id: int
@@ -81,18 +82,8 @@ class Transaction(NamedTuple):
     state: str
     confirm_by_s: float | None
     reverts: int | None
+    whole: bool
     changes: tuple[Change, ...]
-
-
-def state_dir() -> Path:
-    """`/var/lib/ringfence` for root, else `$XDG_STATE_HOME/ringfence` or `~/.local/state/ringfence`."""
-    given = os.environ.get("RINGFENCE_STATE_DIR", "")
-    if os.path.isabs(given):
-        return Path(given)
-    if os.getuid() == 0:
-        return Path("/var/lib/ringfence")
-    base = os.environ.get("XDG_STATE_HOME", "")
-    return (Path(base) if os.path.isabs(base) else Path.home() / ".local/state") / "ringfence"
 
 
 class Journal:
@@ -126,10 +117,8 @@ class Journal:
                 errno=error.errno or 0,
                 hint="set RINGFENCE_STATE_DIR to a directory of yours",
             ) from error
-        from ringfence.engine import notes
-
         journal = cls(folder / "journal.sqlite")
-        notes.take_in(folder, journal)
+        take_in(folder, journal)
         return journal
 
     def close(self) -> None:
@@ -145,13 +134,15 @@ class Journal:
         at_s: float,
         confirm_by_s: float | None = None,
         reverts: int | None = None,
+        whole: bool = False,
     ) -> int:
         """Record what is about to be changed; it is on disk when this returns. The transaction's number."""
         with self._write():
             cursor = self._db.execute(
-                "INSERT INTO transactions (at_s, kind, command, user, pid, started, state, confirm_by_s, reverts)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (at_s, kind, author.command, author.user, author.pid, author.started, OPEN, confirm_by_s, reverts),
+                "INSERT INTO transactions"
+                " (at_s, kind, user, pid, started, command, state, confirm_by_s, reverts, whole)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (at_s, kind, *author[:3], author.command, OPEN, confirm_by_s, reverts, whole),
             )
             number = int(cursor.lastrowid or 0)
             self._db.executemany(
@@ -207,16 +198,15 @@ class Journal:
     def _select(self, where: str, values: tuple[Any, ...]) -> list[Transaction]:
         with self._errors():
             rows = self._db.execute(
-                "SELECT id, at_s, kind, user, pid, started, command, state, confirm_by_s, reverts"
+                "SELECT id, at_s, kind, user, pid, started, command, state, confirm_by_s, reverts, whole"
                 f" FROM transactions {where}",
                 values,
             ).fetchall()
             return [self._transaction(row) for row in rows]
 
     def _transaction(self, row: tuple[Any, ...]) -> Transaction:
-        number, at_s, kind, user, pid, started, command, state, confirm_by_s, reverts = row
-        author = Author(user, pid, started, command)
-        return Transaction(number, at_s, kind, author, state, confirm_by_s, reverts, self._changes(number))
+        author, changes = Author(*row[3:7]), self._changes(row[0])
+        return Transaction(row[0], row[1], row[2], author, row[7], row[8], row[9], bool(row[10]), changes)
 
     def _changes(self, number: int) -> tuple[Change, ...]:
         rows = self._db.execute(

@@ -9,18 +9,32 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Mapping
+import time
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ringfence.engine import snapshot
 from ringfence.errors import HostError
 
 if TYPE_CHECKING:
-    from ringfence.core.knob import Value
+    from ringfence.core.knob import Outcome, Value
+    from ringfence.engine.changes import Result, Step
     from ringfence.engine.journal import Journal
 
 FILE = "set.notes"
 _LARGEST_BYTES = 64 * 1024**2
+
+
+def state_dir() -> Path:
+    """`/var/lib/ringfence` for root, else `$XDG_STATE_HOME/ringfence` or `~/.local/state/ringfence`."""
+    given = os.environ.get("RINGFENCE_STATE_DIR", "")
+    if os.path.isabs(given):
+        return Path(given)
+    if os.getuid() == 0:
+        return Path("/var/lib/ringfence")
+    base = os.environ.get("XDG_STATE_HOME", "")
+    return (Path(base) if os.path.isabs(base) else Path.home() / ".local/state") / "ringfence"
 
 
 class Note(NamedTuple):
@@ -68,6 +82,49 @@ def begin(
             hint="set RINGFENCE_STATE_DIR to a directory of yours",
         ) from error
     return Note(path, mark)
+
+
+class Noted:
+    """One `set` as it is written down: what its steps touch before them, and after.
+
+    :param tenant: its name; `identity` what tells its process from another.
+    """
+
+    def __init__(self, tenant: str, identity: str, command: str) -> None:
+        self._change = (tenant, identity)
+        self._command = command
+        self._note: Note | None = None
+        self._after: dict[str, Value | None] = {}
+
+    def begin(self, steps: Iterable[Step]) -> None:
+        """Write down what is about to be changed.
+
+        :raise HostError: it cannot be written. Nothing was changed.
+        """
+        from ringfence.engine import authors
+
+        steps = [step for step in steps if not step.in_step()]
+        if not steps:
+            return
+        before: dict[str, Value | None] = {}
+        asked: dict[str, Value | None] = {}
+        for step in steps:
+            before.update(snapshot.values({step.knob: (step.part,)}))
+            for leaf, key in step.keys.items():
+                asked[step.knob.observation(step.part, key.row).key] = step.wants[leaf]
+        self._after = dict(before)
+        author = authors.me(self._command)
+        self._note = begin(state_dir(), author, self._change, before, asked, at_s=time.time())
+
+    def step(self, step: Step, outcome: Outcome) -> None:
+        """Take what one step has come to; for `changes.apply`."""
+        if outcome.after is not None:
+            self._after.update(snapshot.values({step.knob: (outcome.after,)}))
+
+    def end(self, results: Iterable[Result]) -> None:
+        """Write down what became of it."""
+        if self._note is not None:
+            end(self._note, self._after, {result.key: str(result.verdict) for result in results})
 
 
 def end(note: Note, after: Mapping[str, Value | None] | None, verdicts: Mapping[str, str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 
 from ringfence.core.model import Tenant
@@ -14,17 +15,25 @@ from ringfence.engine.transaction import Doors, Opened
 from ringfence.errors import UsageError
 
 
-def find(spec: Spec) -> list[Tenant]:
-    """Every VM that this user may see, and the containers and cgroups that a spec names."""
+def find(selectors: Iterable[str] = ()) -> list[Tenant]:
+    """Every VM and container that this user may see, and the cgroups that are named.
+
+    :param selectors: such as `cgroup:/web`; other names, and those of what does not run, are passed over.
+    """
     from ringfence.host import containers
     from ringfence.qemu.discovery import find_vms
 
-    found: list[Tenant] = list(find_vms())
-    for rule in spec.rules:
-        if rule.selector.rank is Rank.NAME and rule.selector.kind != "vm":
-            with suppress(UsageError):  # it does not run now: the plan tells
-                found.append(containers.find(rule.selector.text))
+    found: list[Tenant] = [*find_vms(), *containers.find_containers()]
+    for selector in selectors:
+        if selector.startswith(("container:", "cgroup:")):
+            with suppress(UsageError):
+                found.append(containers.find(selector))
     return list(dict.fromkeys(found))
+
+
+def named_by(spec: Spec) -> list[str]:
+    """The names that a spec has, for `find`."""
+    return [rule.selector.text for rule in spec.rules if rule.selector.rank is Rank.NAME]
 
 
 def doors(*, greeting_timeout_s: float = GREETING_TIMEOUT_S, answer_timeout_s: float = ANSWER_TIMEOUT_S) -> Doors:

@@ -7,20 +7,20 @@ transactions on the same tenants come one after the other, and never wait for ea
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import NamedTuple, Protocol, TypeAlias
 
-from ringfence.core.knob import Knob, Makes, Part, Value, Verdict
+from ringfence.core.knob import Knob, Verdict
 from ringfence.core.model import Tenant
 from ringfence.core.spec import Fence, Spec
 from ringfence.engine import changes, fences, journal, order, snapshot
+from ringfence.engine.back import put_back
 from ringfence.engine.changes import Result
-from ringfence.engine.driver import Edges, observe
+from ringfence.engine.driver import Edges
 from ringfence.engine.fences import Plan, Seen, TenantPlan
 from ringfence.engine.journal import Author, Change, Journal
-from ringfence.errors import MonitorError, RingfenceError
-from ringfence.knobs import registry
+from ringfence.errors import RingfenceError
 
 AT_ONCE = 100
 """Sessions at a time: each takes a few file descriptors, of which a process usually has 1024."""
@@ -254,6 +254,7 @@ class _Run:
             [member.change for member in self._members],
             at_s=now_s,
             confirm_by_s=None if confirm_s is None else now_s + confirm_s,
+            whole=self._options.all_or_nothing,
         )
 
     async def carry_out(self) -> None:
@@ -275,7 +276,7 @@ class _Run:
 
     async def _put_back(self, member: _Member) -> None:
         back = await put_back(
-            member.opened, member.change, timeout_s=self._options.timeout_s, touched=member.touched
+            member.opened.edges, member.change, timeout_s=self._options.timeout_s, touched=member.touched
         )
         member.state, member.said = back.state, back.said
 
@@ -294,96 +295,3 @@ class _Run:
             self._journal.ended(number, change)
             ended[member.plan.seen.tenant] = Ended(member.plan, tuple(member.results), member.state, member.said)
         return ended
-
-
-class Back(NamedTuple):
-    """How a tenant was put back. :param state: as in the journal. :param said: what is to be known of it."""
-
-    state: str
-    said: str
-    results: tuple[Result, ...] = ()
-    elsewhere: Mapping[str, object] = {}
-
-
-async def put_back(
-    opened: Opened, change: Change, *, timeout_s: float, touched: Sequence[Knob] = (), force: bool = False
-) -> Back:
-    """Bring a tenant back to what it was before a change. Raises nothing: what could not be is told.
-
-    :param force: also what somebody else has set since.
-    """
-    edges = opened.edges
-    edges.interrupted = False
-    knobs = list(touched) or snapshot.knobs_of(change.asked)
-    try:
-        seen = await _look_again(edges, knobs)
-    except RingfenceError as error:
-        return Back(journal.GONE, f"it cannot be read any more: {error.message}")
-    way = snapshot.way_back(change.before, change.after, snapshot.values(seen), force=force)
-    if not way.wants:
-        said = f"set by somebody else since, and left: {', '.join(way.elsewhere)}" if way.elsewhere else ""
-        return Back(journal.MIXED if way.elsewhere else journal.OLD, said, (), way.elsewhere)
-    results, left = await go(edges, way.wants, seen, timeout_s=timeout_s, force=force)
-    try:
-        now = snapshot.values(await _look_again(edges, knobs))
-    except RingfenceError as error:
-        return Back(journal.GONE, f"it cannot be read any more: {error.message}", tuple(results))
-    for key in snapshot.way_back(change.before, change.after, now, force=True).wants:
-        left.setdefault(key, "it is not what it was")
-    for key in way.elsewhere:
-        left[key] = "somebody else has set it since"
-    if not left:
-        return Back(journal.OLD, "", tuple(results), way.elsewhere)
-    said = "could not be put back: " + "; ".join(f"{key} ({why})" for key, why in left.items())
-    return Back(journal.MIXED, said, tuple(results), way.elsewhere)
-
-
-async def _look_again(edges: Edges, knobs: Sequence[Knob]) -> dict[Knob, tuple[Part, ...]]:
-    """Read, over a new connection where the old one broke."""
-    try:
-        return await snapshot.look(edges, knobs)
-    except MonitorError:
-        await edges.session.reopen(timeout_s=edges.answer_timeout_s)
-        return await snapshot.look(edges, knobs)
-
-
-async def go(
-    edges: Edges,
-    wants: Mapping[str, Value | None],
-    seen: Mapping[Knob, tuple[Part, ...]],
-    *,
-    timeout_s: float,
-    force: bool,
-) -> tuple[list[Result], dict[str, str]]:
-    """Set each of these values as far as it can be; one that cannot stops none of the others.
-
-    :return: what became of them, and why some could not be, by key.
-    """
-    keys = [(registry.parse_key(key), value) for key, value in wants.items()]
-    steps, problems = changes.gathered([pair for pair in keys if pair[0].knob in seen], seen)
-    left = {key: problem.error.message for problem in problems for key in problem.keys}
-    results: list[Result] = []
-    for step in steps:
-        fresh = await _fresh(edges, step)
-        if fresh is None or fresh.in_step():
-            continue
-        refused = changes.refusals([fresh], force=force)
-        if refused:
-            left.update(dict.fromkeys(refused[0].keys, refused[0].error.message))
-            continue
-        told = await changes.apply(edges, [fresh], timeout_s=timeout_s, force=force)
-        results += told
-        left.update({r.key: r.detail or str(r.verdict) for r in told if r.verdict is not Verdict.APPLIED})
-    return results, left
-
-
-async def _fresh(edges: Edges, step: changes.Step) -> changes.Step | None:
-    """The step on its part as it is by now; one to be made stays as it is, one that is gone is None."""
-    try:
-        parts = await observe(step.knob.observe(), edges)
-    except RingfenceError:
-        return step
-    part = changes.same(parts, step.part)
-    if part is not None:
-        return step._replace(part=part)
-    return step if isinstance(step.knob, Makes) and any(v is not None for v in step.wants.values()) else None

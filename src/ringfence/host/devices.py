@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 import re
 import stat
+import time
+from functools import lru_cache
 
 from ringfence.core.host import BlockDevice
 from ringfence.host import files
@@ -32,7 +34,12 @@ def device_of(root: str, path: str) -> BlockDevice | None:
 
 
 def every_device(root: str) -> tuple[BlockDevice, ...]:
-    """Every whole device that can hold data; of loop devices those that are in use."""
+    """Every whole device that can hold data; of loop devices those that are in use. Known for a second."""
+    return _every("", int(time.monotonic())) if not root else _every.__wrapped__(root, 0)
+
+
+@lru_cache(maxsize=2)
+def _every(root: str, _second: int) -> tuple[BlockDevice, ...]:
     found = []
     for name in files.names(f"{root}/sys/block"):
         number = files.text(f"{root}/sys/block/{name}/dev").strip()

@@ -71,6 +71,19 @@ def write(path: str, content: str) -> None:
         raise refused(f"the kernel refuses {content.strip()!r} for", path, error) from None
 
 
+def rmdir(path: str) -> None:
+    """Remove a folder; one that is gone already is as good.
+
+    :raise HostError: the kernel refuses it.
+    """
+    try:
+        os.rmdir(path)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise refused("cannot remove", path, error) from None
+
+
 def folders(path: str) -> list[str]:
     """Names of the folders in a folder, sorted; none when it cannot be read."""
     try:

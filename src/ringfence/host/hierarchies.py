@@ -6,6 +6,7 @@ Sources: proc(5) (/proc/PID/mountinfo, /proc/PID/cgroup), cgroups(7), cgroup_nam
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import NamedTuple
 
 from ringfence.host import files
@@ -40,8 +41,20 @@ def mounted(root: str) -> tuple[Hierarchy, ...]:
 
     :param root: of the machine; `` is this one.
     """
+    found = _parsed(root, files.text(f"{root}/proc/self/mountinfo"))
+    return tuple(
+        hierarchy._replace(controllers=tuple(files.text(f"{hierarchy.mount}/cgroup.controllers").split()))
+        if hierarchy.version == 2
+        else hierarchy
+        for hierarchy in found
+    )
+
+
+@lru_cache(maxsize=8)
+def _parsed(root: str, text: str) -> tuple[Hierarchy, ...]:
+    """The mounts of a text, which is the same for every tenant; controllers of v2 are not told there."""
     found: dict[str, Hierarchy] = {}
-    for line in files.text(f"{root}/proc/self/mountinfo").splitlines():
+    for line in text.splitlines():
         left, _, right = line.partition(" - ")
         fields, kind = left.split(), right.split()
         if len(fields) < 6 or len(kind) < 3 or kind[0] not in ("cgroup", "cgroup2"):
@@ -49,8 +62,6 @@ def mounted(root: str) -> tuple[Hierarchy, ...]:
         version = 2 if kind[0] == "cgroup2" else 1
         options = () if version == 2 else _controllers(kind[2])
         mount, top = (_ESCAPED.sub(lambda code: chr(int(code[1], 8)), text) for text in (fields[4], fields[3]))
-        if version == 2:
-            options = tuple(files.text(f"{root}{mount}/cgroup.controllers").split())
         read_only = "ro" in fields[5].split(",") or "ro" in kind[2].split(",")
         found.setdefault(f"{version} {options if version == 1 else ''}", Hierarchy(
             version, options, root + mount, top, read_only

@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol, cast
 
 from ringfence.errors import HostError
 
-KINDS = ("made_groups",)
+KINDS = ("made_groups", "made_resctrl", "made_queues")
 """Modules beside this one, in the order in which their things are to be removed."""
 
 

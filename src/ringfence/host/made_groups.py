@@ -1,4 +1,4 @@
-"""Groups that ringfence made: `ringfence/NAME-PID` and, below any group, `ringfence-vcpus` with what is in it.
+"""Groups that ringfence made: `ringfence-NAME-PID` and, below any group, `ringfence-vcpus` with what is in it.
 
 A scope of systemd's ends by itself with the last process in it, and is never stopped, as that would end the VM.
 """
@@ -27,7 +27,7 @@ def find(root: str) -> Iterator[Made]:
 def _ours(folder: str, *, inside: bool = False) -> Iterator[str]:
     for name in files.folders(folder):
         path = f"{folder}/{name}"
-        ours = inside or name == OURS or name.startswith(f"{OURS}-")
+        ours = inside or name.startswith(f"{OURS}-")
         yield from _ours(path, inside=ours)
         if ours:
             yield path
@@ -59,7 +59,7 @@ async def remove(made: Made, root: str) -> None:
 
 
 def remove_now(made: Made, root: str) -> None:
-    """Put what is in the group into the one above it that is not ours, and remove the group.
+    """Put what is in the group into the one above it, and remove the group.
 
     :raise HostError: the kernel refuses; what was moved by then stays where it came to.
     """
@@ -71,7 +71,7 @@ def remove_now(made: Made, root: str) -> None:
             path=made.name,
         )
     hierarchy = next(h for h in mounted(root) if made.name.startswith(f"{h.mount}/"))
-    above = _above(made.name)
+    above = os.path.dirname(made.name)
     # All of a process at once where that can be: in a threaded group each thread by itself.
     _empty(made.name, above, "cgroup.procs")
     _empty(made.name, above, _LISTS[hierarchy.version])
@@ -81,12 +81,6 @@ def remove_now(made: Made, root: str) -> None:
         pass
     except OSError as error:
         raise files.refused("cannot remove", made.name, error) from None
-
-
-def _above(folder: str) -> str:
-    """Where the tasks belong without this group: for a VM's own one, outside of `ringfence/`."""
-    parent = os.path.dirname(folder)
-    return os.path.dirname(parent) if os.path.basename(parent) == OURS else parent
 
 
 def _empty(folder: str, above: str, name: str) -> None:
@@ -99,10 +93,18 @@ def _empty(folder: str, above: str, name: str) -> None:
 
 
 def sweep(folder: str) -> None:
-    """Remove the groups in a `ringfence/` of ours whose VMs have ended; whatever cannot be is left."""
-    for path in _ours(folder, inside=True):
+    """Remove our groups in a folder whose VMs have ended; whatever cannot be is left."""
+    for path in _ours_in(folder):
         if not files.text(f"{path}/cgroup.procs").strip():
             try:
                 os.rmdir(path)
             except OSError:
                 continue
+
+
+def _ours_in(folder: str) -> Iterator[str]:
+    """Our groups right below a folder, after what is in them."""
+    for name in files.folders(folder):
+        if name.startswith(f"{OURS}-"):
+            yield from _ours(f"{folder}/{name}", inside=True)
+            yield f"{folder}/{name}"

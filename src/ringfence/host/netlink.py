@@ -60,7 +60,7 @@ class NetlinkEdge:
             if request.operation == "wiring":
                 return await self.wiring()
             route = await self._spaces.route(int(arguments["netns"]))  # type: ignore[call-overload]
-            return await _OPERATIONS[request.operation](route, arguments)
+            return await perform(route, request)
         except NetlinkError as error:
             raise _host_error(request, error.code) from None
         except OSError as error:
@@ -98,6 +98,11 @@ class NetlinkEdge:
                     links.append(await readers[netns].link(found, tap.kind, fds=tap.fds))
                     break
         return tuple(links)
+
+
+async def perform(route: Any, request: Netlink) -> Any:
+    """One operation over an open route; errors are pyroute2's, and OSError for an interface that is not there."""
+    return await _OPERATIONS[request.operation](route, request.arguments)
 
 
 def _is_kind(found: Device, kind: str) -> bool:

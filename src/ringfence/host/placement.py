@@ -14,7 +14,7 @@ from ringfence.core.host import OURS, Group, Placement
 from ringfence.host import files
 from ringfence.host.hierarchies import Hierarchy, mounted, paths_of
 
-_INNER = re.compile(r"emulator|vcpu\d+|iothread\d+|libvirt|ringfence-.*|payload|supervisor|init\.scope")
+_INNER = re.compile(r"emulator|vcpu\d+|iothread\d+|libvirt|ringfence-vcpus|payload|supervisor|init\.scope")
 """Groups inside of a tenant's own: libvirt's, systemd-nspawn's and ours."""
 
 _VM_UNIT = re.compile(r"machine-(qemu|lxc).*\.scope|ringfence-.*\.scope|\d+\.scope")
@@ -106,12 +106,12 @@ def _dedicated(hierarchy: Hierarchy, path: str, systemd: bool) -> Group:
 def _own(root: str, hierarchy: Hierarchy, path: str, pid: int) -> str | None:
     """The group that is this process's alone, from the outermost that can be; None when it shares every one."""
     parts = path.split("/")
-    while len(parts) > 1 and _INNER.fullmatch(parts[-1]) and parts[-2] != OURS:
+    while len(parts) > 1 and _INNER.fullmatch(parts[-1]):
         parts.pop()
     own = "/".join(parts)
     if own == "":
         return None
-    if _VM_UNIT.fullmatch(parts[-1]) or parts[-2] == OURS:
+    if _VM_UNIT.fullmatch(parts[-1]) or parts[-1].startswith(f"{OURS}-"):
         return own
     if parts[-1].endswith(".slice"):
         return None

@@ -62,6 +62,10 @@ LISTED = (
     Listed("memory.oom_score", "host.oom", "OomScore", brief=True, host=True),
     Listed("disk.<disk>.host.", "host.disk", "HostDisk", brief=True),
     Listed("pids.limit", "host.pids", "PidsLimit", brief=True, host=True),
+    Listed("cpu.pin", "host.pin", "Pin", brief=True, host=True),
+    Listed("cpu.pin.<n>", "host.pin", "PinEach", brief=True, host=True),
+    Listed("cpu.emulator_pin", "host.pin", "PinEmulator", brief=True, host=True),
+    Listed("pressure.", "host.pressure", "Pressure", brief=True, host=True),
     Listed("cache. memory.bandwidth", "resctrl.knob", "CacheShares", brief=True, host=True),
     Listed("net.<if>.egress net.<if>.ingress", "net.knob", "NetShaping", host=True),
 )

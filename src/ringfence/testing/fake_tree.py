@@ -81,6 +81,7 @@ class FakeTree:
         if version == 1:
             self.write("sys/fs/cgroup/cpuset/cpuset.cpus", f"0-{cpus - 1}")
             self.write("sys/fs/cgroup/cpuset/cpuset.mems", "0")
+        self.write("sys/devices/system/cpu/online", f"0-{cpus - 1}\n")
         if systemd:
             (root / "run/systemd/system").mkdir(parents=True)
 
@@ -181,6 +182,8 @@ class FakeTree:
 
 class FakeEdge(HostEdge):
     """The readers of the real edge, over a directory; what is changed is changed as the kernel would."""
+
+    same_s = 0.0
 
     def __init__(self, tree: FakeTree, *, pid: int, name: str, group: str) -> None:
         super().__init__(str(tree.root), pid=pid, name=name, group=group)

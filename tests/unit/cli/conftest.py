@@ -16,6 +16,7 @@ import pytest
 
 from ringfence.cli import entry
 from ringfence.core.model import Vm
+from ringfence.host import containers
 from ringfence.qemu import brief, discovery
 from ringfence.testing.fake_agent import FakeAgent
 from ringfence.testing.fake_qemu import FakeQemu
@@ -112,3 +113,9 @@ def skip(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
 @pytest.fixture
 def obedient() -> ObedientVm:
     return ObedientVm()
+
+
+@pytest.fixture(autouse=True)
+def _no_containers_of_this_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What happens to run here is not for the tests of verbs to list."""
+    monkeypatch.setattr(containers, "find_containers", lambda *_: [])

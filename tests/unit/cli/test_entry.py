@@ -12,6 +12,7 @@ import pytest
 
 from ringfence.cli import entry
 from ringfence.errors import HostError
+from ringfence.host import containers
 from ringfence.qemu import discovery
 
 
@@ -34,6 +35,7 @@ def main(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
 
     monkeypatch.setattr(entry.os, "_exit", leave)
     monkeypatch.setattr(discovery, "find_vms", lambda *_: [])
+    monkeypatch.setattr(containers, "find_containers", lambda *_: [])
     return main
 
 

@@ -30,9 +30,18 @@ async def found(folder: Path, vm: ObedientVm, *, agent: Any = None, **about: Any
 async def test_a_vm_that_can_do_all(tmp_path: Path, vm: ObedientVm) -> None:
     monitors = tuple(Monitor("qmp", Address(str(tmp_path / name)), name) for name in ("q", "q2"))
     findings = await found(tmp_path, vm, agent={"version": "9.9", **ABLE}, monitors=monitors)
-    elsewhere = ("cache.l3", "cpu.cap", "cpu.vcpus.cap", "memory.limit", "memory.oom_score", "pids.limit")
+    elsewhere = (
+        "cache.l3",
+        "cpu.cap",
+        "cpu.vcpus.cap",
+        "memory.limit",
+        "memory.oom_score",
+        "pids.limit",
+        "cpu.pin",
+    )
     assert {findings.pop(key)[0].health for key in elsewhere} == {Health.MISSING}, "its process is not here"
-    findings.pop("cpu.vcpu")
+    for key in ("cpu.vcpu", "cpu.emulator_pin", "pressure.cpu"):
+        findings.pop(key)
     findings.pop("net")
     assert {name: rows[0].health for name, rows in findings.items()} == dict.fromkeys(
         (

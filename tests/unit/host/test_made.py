@@ -16,8 +16,8 @@ from ringfence.testing.fake_tree import FakeTree
 @pytest.fixture
 def tree(tmp_path: Path) -> FakeTree:
     tree = FakeTree(tmp_path)
-    tree.group("/ringfence/old-1/ringfence-vcpus/vcpu0")
-    tree.process(100, "qemu-system-x86", group="/ringfence/web1-100")
+    tree.group("/ringfence-old-1/ringfence-vcpus/vcpu0")
+    tree.process(100, "qemu-system-x86", group="/ringfence-web1-100")
     tree.process(101, "qemu-system-x86", group="/machine.slice/ringfence-web2-101.scope")
     tree.group("/docker/other")
     return tree
@@ -31,24 +31,23 @@ def test_everything_of_ours_and_nothing_else(tree: FakeTree) -> None:
     found = {below(tree, thing.name): (thing.kind, thing.holds) for thing in made.find(str(tree.root))}
     assert found == {
         "/machine.slice/ringfence-web2-101.scope": ("scope", "process 101"),
-        "/ringfence/old-1/ringfence-vcpus/vcpu0": ("cgroup", ""),
-        "/ringfence/old-1/ringfence-vcpus": ("cgroup", ""),
-        "/ringfence/old-1": ("cgroup", ""),
-        "/ringfence/web1-100": ("cgroup", "process 100"),
-        "/ringfence": ("cgroup", "process 100"),
+        "/ringfence-old-1/ringfence-vcpus/vcpu0": ("cgroup", ""),
+        "/ringfence-old-1/ringfence-vcpus": ("cgroup", ""),
+        "/ringfence-old-1": ("cgroup", ""),
+        "/ringfence-web1-100": ("cgroup", "process 100"),
     }
     names = list(found)
-    assert names.index("/ringfence/old-1/ringfence-vcpus/vcpu0") < names.index("/ringfence/old-1")
+    assert names.index("/ringfence-old-1/ringfence-vcpus/vcpu0") < names.index("/ringfence-old-1")
 
 
 def test_a_sweep_takes_only_what_is_empty(tree: FakeTree, monkeypatch: pytest.MonkeyPatch) -> None:
     gone: list[str] = []
     monkeypatch.setattr(os, "rmdir", gone.append)  # a folder of files stands for a group here, and is not empty
-    made_groups.sweep(f"{tree.root}/sys/fs/cgroup/ringfence")
+    made_groups.sweep(f"{tree.root}/sys/fs/cgroup")
     assert [below(tree, path) for path in gone] == [
-        "/ringfence/old-1/ringfence-vcpus/vcpu0",
-        "/ringfence/old-1/ringfence-vcpus",
-        "/ringfence/old-1",
+        "/ringfence-old-1/ringfence-vcpus/vcpu0",
+        "/ringfence-old-1/ringfence-vcpus",
+        "/ringfence-old-1",
     ]
 
 

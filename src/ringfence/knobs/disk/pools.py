@@ -1,7 +1,8 @@
 """The knob `pool.<pool>.*`: one quota for several disks of a VM, by a throttle-group object.
 
 A pool is made by naming it: `pool.bronze.iops=500`. Disks join it by `disk.<disk>.pool=bronze`, each keeping its
-own limits as well. It goes when its last disk leaves, or when its limits are lifted while no disk is in it.
+own limits as well. It goes when its last disk leaves, or when its limits are lifted while no disk is in it; with
+it go filters of ours that stand over no disk, as an interrupted change may leave them.
 Objects made by others are shown and can be set; they are never removed.
 
 QEMU takes a change of an object's `limits` as a patch, and checks the result as a whole: so all are sent.
@@ -69,8 +70,9 @@ class Pools:
         wanted = limits.lay_over(pool.limits, wants)
         if not exists:
             return [add(pool.id, wanted)]
-        if pool.ours and not pool.users and not _limits_anything(wanted):
-            return [Qmp("object-del", {"id": pool.id})]
+        if pool.ours and pool.users == len(pool.orphans) and not _limits_anything(wanted):
+            gone = (Qmp("blockdev-del", {"node-name": node}) for node in pool.orphans)
+            return [*gone, Qmp("object-del", {"id": pool.id})]
         if wanted == pool.limits:
             return []
         path, value = f"/objects/{pool.id}", limits.write_object(wanted)
@@ -79,17 +81,19 @@ class Pools:
     def apply(self, part: Part, wants: Wants, *, timeout_s: float, force: bool) -> Steps[Outcome]:
         """Send it, and read the object back: QEMU takes all its limits at once or none."""
         pool: Pool = part.state.pool
-        (*change,) = self.changes(part, wants)
+        change = [request for request in self.changes(part, wants) if isinstance(request, Qmp)]
         if not change:
             return Outcome(Verdict.APPLIED, part, notes=("already so",))
         try:
-            yield change[0]
+            for request in change:  # noqa: UP028 - a list takes no answers
+                yield request
         except MonitorRefusedError as refusal:
             return Outcome(Verdict.REFUSED, part, by="QEMU", detail=refusal.message, hint=refusal.hint)
         wanted = limits.lay_over(pool.limits, wants)
-        if isinstance(change[0], Qmp) and change[0].command == "object-del":
-            gone = _part(pool._replace(limits=wanted), exists=False)
-            return Outcome(Verdict.APPLIED, gone, notes=(f"pool {pool.name!r} had no disk and is removed",))
+        if change[-1].command == "object-del":
+            gone = _part(pool._replace(limits=wanted, orphans=(), users=0), exists=False)
+            also = f", with {', '.join(pool.orphans)} that was left over" if pool.orphans else ""
+            return Outcome(Verdict.APPLIED, gone, notes=(f"pool {pool.name!r} had no disk and is removed{also}",))
         held = limits.read_object((yield Qmp("qom-get", {"path": f"/objects/{pool.id}", "property": "limits"})))
         after = _part(pool._replace(limits=held))
         if held != wanted:
@@ -128,5 +132,6 @@ def _members(pool: Pool) -> str:
     others = pool.users - len(pool.members) - len(pool.orphans)
     text = f"shared by {', '.join(pool.members)}" if pool.members else "no disk is in it"
     if pool.orphans:
-        text += f"; filters left over from disks that are gone: {', '.join(pool.orphans)}"
+        text += f"; filters left over from disks that are gone or changes cut short: {', '.join(pool.orphans)}"
+        text += "" if pool.members else f" (pool.{pool.name}.iops=unlimited removes them)"
     return f"{text}; and {others} block nodes that are no disk's" if others > 0 else text

@@ -1,7 +1,7 @@
 """PURE: the group that a tenant's limits go into, and what makes it where the tenant has none of its own.
 
 * A group that somebody made for the tenant is used as it is.
-* A VM among other processes gets one: of systemd, a scope; else a group below `ringfence/`. On v1 that lies below
+* A VM among other processes gets one: of systemd, a scope; else a group `ringfence-NAME-PID`. On v1 it lies below
   the group it is in now, so that what its parents allow goes on to hold; on v2, where a group with processes can
   have none below, under the nearest group without.
 """
@@ -83,13 +83,10 @@ def _scope(placement: Placement, unit: str) -> tuple[Do, ...]:
 
 def _own_group(placement: Placement, group: Group, controller: str) -> Home:
     base = group.mount + (group.base if group.base != "/" else "")
-    folder = f"{base}/{OURS}/{placement.label}"
+    folder = f"{base}/{OURS}-{placement.label}"
     steps: list[Do] = []
     if group.version == 2:
         steps.append(Do(WriteFile(f"{base}/cgroup.subtree_control", f"+{controller}")))
-    steps.append(Do(MakeDir(f"{base}/{OURS}")))
-    if group.version == 2:
-        steps.append(Do(WriteFile(f"{base}/{OURS}/cgroup.subtree_control", f"+{controller}")))
     steps.append(Do(MakeDir(folder), RemoveDir(folder)))
     for pid in placement.pids:
         back = WriteFile(f"{group.folder}/cgroup.procs", str(pid))

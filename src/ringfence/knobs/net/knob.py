@@ -90,7 +90,7 @@ class NetShaping:
         wiring: Wiring = yield Netlink("wiring")
         told = ""
         if wiring.nics is not None:
-            with suppress(MonitorError):  # then what the command line says must do
+            with suppress(MonitorError, TenantError):  # then what the command line says must do
                 told = text((yield Qmp("human-monitor-command", {"command-line": "info network"})))
         return names.parts(wiring, told)
 

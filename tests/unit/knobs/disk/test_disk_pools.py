@@ -321,3 +321,18 @@ def test_a_disk_that_goes_on_or_is_idle_costs_no_wait(idle_ns: int | None, serve
     *_, outcome = vm.set(pool_bronze_iops="500", disk_vda_pool="bronze")
     assert "finished no request" not in " ".join(outcome.notes)
     assert vm.script.now_s == start_s
+
+
+def test_a_filter_that_an_interrupted_change_left_goes_with_its_pool() -> None:
+    vm = FakeGraph()
+    before = vm.trace()
+    vm.object_add({"id": BRONZE, "limits": {"iops-total": 500}})
+    vm.blockdev_add(
+        {"node-name": "ringfence-filter-0", "throttle-group": BRONZE, "file": "n0", "read-only": False}
+    )
+    notes = POOLS.observation(vm.part(POOLS, "bronze"), POOLS.rows[0]).notes
+    assert "ringfence-filter-0 (pool.bronze.iops=unlimited removes them)" in " ".join(notes)
+    (outcome,) = vm.set(pool_bronze_iops="unlimited")
+    assert outcome.verdict is Verdict.APPLIED
+    assert "ringfence-filter-0 that was left over" in " ".join(outcome.notes)
+    assert vm.trace() == before

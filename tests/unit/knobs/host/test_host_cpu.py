@@ -51,10 +51,10 @@ def test_a_plain_vm_gets_a_group_of_ours_with_all_its_threads(tree: FakeTree) ->
     host = tree.edge(pid=100, name="web 1/x")
     assert now(host) == (None, 100, None)
     assert set_(host, cap=150).verdict is Verdict.APPLIED
-    assert cap_of(tree, "/ringfence/web_1_x-100") == ("15000", "10000")
+    assert cap_of(tree, "/ringfence-web_1_x-100") == ("15000", "10000")
     mount = "" if tree.version == 2 else "cpu/"
     list_ = "cgroup.threads" if tree.version == 2 else "tasks"
-    assert tree.read(f"sys/fs/cgroup/{mount}ringfence/web_1_x-100/{list_}").split() == ["100", "101"]
+    assert tree.read(f"sys/fs/cgroup/{mount}ringfence-web_1_x-100/{list_}").split() == ["100", "101"]
     assert now(host) == (150, 100, None)
 
 
@@ -74,9 +74,9 @@ def test_one_limit_is_changed_and_the_others_stay(tree: FakeTree) -> None:
 def test_a_cap_too_small_for_the_short_period_gets_a_longer_one(tree: FakeTree) -> None:
     host = tree.edge(pid=100)
     set_(host, cap=1)
-    assert cap_of(tree, "/ringfence/web1-100") == ("1000", "100000")
+    assert cap_of(tree, "/ringfence-web1-100") == ("1000", "100000")
     set_(host, cap=10)
-    assert cap_of(tree, "/ringfence/web1-100") == ("1000", "10000")
+    assert cap_of(tree, "/ringfence-web1-100") == ("1000", "10000")
 
 
 def test_a_container_is_limited_in_its_own_group_and_keeps_its_period(tree: FakeTree) -> None:

@@ -40,7 +40,7 @@ def set_(knob: Knob, host: FakeEdge, cap: int | None, name: str = "", answers: A
 def place(tree: FakeTree, tid: int) -> str:
     """Where a thread is, below the VM's own group."""
     lines = dict(line.split(":", 2)[1:] for line in tree.read(f"proc/100/task/{tid}/cgroup").splitlines())
-    return lines["" if tree.version == 2 else "cpu"].removeprefix("/ringfence/web1-100")
+    return lines["" if tree.version == 2 else "cpu"].removeprefix("/ringfence-web1-100")
 
 
 @pytest.mark.parametrize(("threads", "answers"), [(NAMED, {}), (UNNAMED, CPUS)], ids=["named", "asked"])
@@ -64,7 +64,7 @@ def test_groups_of_version_2_are_threaded(tmp_path: Path) -> None:
     tree.process(7, "sh")
     tree.process(100, "qemu-system-x86", threads=NAMED)
     set_(VcpuTime(), tree.edge(pid=100), 20, "0")
-    top = "sys/fs/cgroup/ringfence/web1-100"
+    top = "sys/fs/cgroup/ringfence-web1-100"
     assert tree.read(f"{top}/ringfence-vcpus/cgroup.type") == "threaded"
     assert tree.read(f"{top}/ringfence-vcpus/vcpu0/cgroup.type") == "threaded"
     assert [tree.read(f"{top}{path}/cgroup.subtree_control") for path in ("", "/ringfence-vcpus")] == [
@@ -79,8 +79,9 @@ def test_a_plugged_vcpu_joins(tree: FakeTree) -> None:
     assert PaperVm({}, host=host).play(join()) == 0, "nothing of ours: nothing to join"
     set_(VcpusTime(), host, 50)
     tree.write("proc/100/task/105/comm", "CPU 2/KVM\n")
+    tree.affinity[105] = tree.affinity[100]
     mount = tree.mounts()[0]
-    tree.move(mount, mount / "ringfence/web1-100", 105, whole=False)
+    tree.move(mount, mount / "ringfence-web1-100", 105, whole=False)
     assert place(tree, 105) == ""
     assert PaperVm({}, host=host).play(join()) == 1
     assert place(tree, 105) == "/ringfence-vcpus"
