@@ -1,12 +1,35 @@
-"""Options of the whole test run; they are read by tests/vm/conftest.py."""
+"""Options of the whole test run, read by tests/vm/conftest.py; and what measures does so alone.
+
+Tests run in several processes at a time, a file in one of them: so one waits for its guest while another works.
+Those marked `measures` compare a rate with its limit: of these, one runs at a time.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import itertools
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 _NUMBERS = itertools.count()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "measures: not beside another test that measures")
+
+
+@pytest.fixture(autouse=True)
+def _measures_alone(request: pytest.FixtureRequest) -> Iterator[None]:
+    if request.node.get_closest_marker("measures") is None:
+        yield
+        return
+    with (Path(tempfile.gettempdir()) / f"ringfence-measures-{os.getuid()}").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -31,7 +31,7 @@ from ringfence.qemu.session import Session
 from ringfence.units import MIB
 
 QEMU = shutil.which("qemu-system-x86_64")
-pytestmark = pytest.mark.skipif(QEMU is None, reason="needs qemu-system-x86_64")
+pytestmark = [pytest.mark.measures, pytest.mark.skipif(QEMU is None, reason="needs qemu-system-x86_64")]
 
 DEVICES = {
     "virtio-blk": "virtio-blk-pci,id={id},drive={node}",

@@ -26,6 +26,8 @@ from ringfence.qemu.launch import find_qemu
 from ringfence.qemu.session import Session
 from ringfence.units import GIB, KIB, MIB
 
+pytestmark = pytest.mark.measures
+
 Boot = Callable[..., Awaitable[Guest]]
 Check = Callable[[Session], Awaitable[None]]
 

@@ -16,6 +16,8 @@ from ringfence.lab.guest import Guest
 from ringfence.lab.workloads import meminfo
 from ringfence.units import GIB, MIB
 
+pytestmark = pytest.mark.measures
+
 Boot = Callable[..., Awaitable[Guest]]
 
 

@@ -17,6 +17,8 @@ from ringfence.lab.workloads import FioJob, fio, online_cpus
 from ringfence.qemu.launch import installed_qemu
 from ringfence.units import GIB, KIB, MIB
 
+pytestmark = pytest.mark.measures
+
 
 def output(*command: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout

@@ -14,6 +14,8 @@ from ringfence.lab.guest import Guest
 from ringfence.lab.workloads import FioJob, fio
 from ringfence.units import MIB
 
+pytestmark = pytest.mark.measures
+
 Boot = Callable[..., Awaitable[Guest]]
 QUOTA = 300
 

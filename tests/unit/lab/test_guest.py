@@ -76,7 +76,8 @@ async def test_the_spec_becomes_a_command_line(qemu, tmp_path):
     assert any("serial=ringfence-tools" in word for word in words)
 
 
-async def test_a_disk_beyond_the_file_system_is_refused(qemu, tmp_path):
+async def test_a_disk_beyond_the_file_system_is_refused(qemu, tmp_path, tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))  # in memory it would fit
     with pytest.raises(HostError, match="cannot make a disk"):
         await up(GuestSpec("vm1", qemu=qemu(""), accel="tcg", disks_bytes=[1 << 62]))
     assert left(tmp_path) == []
