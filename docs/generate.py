@@ -51,5 +51,19 @@ def page() -> str:
     return _HEAD + "\n".join(lines) + "\n"
 
 
+SCHEMA = Path(__file__).parent / "fences.schema.json"
+
+
+def schema() -> str:
+    """The JSON Schema of a file of fences, as it should be."""
+    import json
+
+    from ringfence.core.spec_schema import schema as made
+    from ringfence.engine.fences import words
+
+    return json.dumps(made(words()), indent=1) + "\n"
+
+
 if __name__ == "__main__":
+    SCHEMA.write_text(schema())
     PAGE.write_text(page())

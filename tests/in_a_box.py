@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import shlex
+import shutil
 import signal
 import sys
 import tarfile
@@ -18,6 +19,7 @@ from ringfence.lab.box.image import ensure_box_image
 from ringfence.lab.box.rdt import Rdt
 from ringfence.lab.box.run import INITS, SYSTEMD, BoxSpec, run
 from ringfence.lab.box.wheels import ensure_wheels
+from ringfence.lab.image import ensure_image
 
 TOP = Path(__file__).parents[1]
 TEST_PACKAGES = ("pytest", "pytest-asyncio")
@@ -44,6 +46,11 @@ for name in $(cd /opt && ls -d */ | tr -d /); do
 done
 true
 """
+# The image of the lab's guests, as if it had been made there.
+_NESTED = """\
+export RINGFENCE_NESTED=1
+mkdir -p /root/.cache/ringfence/ && cp -r /share/lab /root/.cache/ringfence/ || exit 99
+"""
 _RUN = """\
 mkdir -p /cache/pyc /work && cd /work && tar xf /share/tree.tar || exit 99
 """
@@ -60,13 +67,22 @@ def main() -> int:
         spec = BoxSpec(options.suite, options.init, (wheels,), _ENVIRONMENT + _PREPARE, processor=processor)
         with tempfile.TemporaryDirectory(prefix="ringfence-box-") as share:
             pack(Path(share) / "tree.tar")
-            script = _ENVIRONMENT + _RUN + (options.shell or pytest_line(options.arguments)) + "\n"
+            if options.nested:
+                guest = ensure_image(say)
+                shutil.copytree(guest.kernel.parent, Path(share) / "lab" / guest.key)
+            script = (
+                _ENVIRONMENT
+                + (_NESTED if options.nested else "")
+                + _RUN
+                + (options.shell or pytest_line(options.arguments))
+                + "\n"
+            )
             status = asyncio.run(
                 run(spec, script, share=Path(share), output=passed_on, say=say, timeout_s=options.timeout)
             )
     except RingfenceError as error:
         say(f"error: {error}\nhint: {error.hint}")
-        return error.exit_code
+        return 100 + error.exit_code  # pytest's own reach to 5
     say(f"the box ended with {status} after {time.monotonic() - began:.1f} s")
     return status
 
@@ -77,6 +93,9 @@ def parsed(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--init", default=SYSTEMD, choices=tuple(INITS), help="default: %(default)s")
     parser.add_argument(
         "--rdt", action="store_true", help="with a processor that has cache and bandwidth allocation"
+    )
+    parser.add_argument(
+        "--nested", action="store_true", help="with the tests that run a QEMU in there; minutes long"
     )
     parser.add_argument("--shell", default="", metavar="COMMANDS", help="run these instead of pytest")
     parser.add_argument("--timeout", type=float, default=1800.0, metavar="SECONDS", help="default: %(default)g")

@@ -10,6 +10,8 @@ from pathlib import Path
 from ringfence import errors
 from ringfence.cli.entry import VERBS
 from ringfence.cli.plan import OUT_OF_STEP
+from ringfence.core.spec_read import document
+from ringfence.engine import fences
 from ringfence.knobs import registry
 from ringfence.lab import matrix
 
@@ -35,6 +37,23 @@ def test_the_matrix_has_every_row_and_every_case_on_five_qemus() -> None:
     assert [(row[0].strip("`"), row[1]) for row in body] == [(case.row, case.what) for case in matrix.CASES]
     assert all(re.fullmatch(r"works|refused \(\d+\)", cell) for row in body for cell in row[3:])
     assert {case.row for case in matrix.CASES} == {row.key for row in matrix.rows()}
+
+
+def test_the_schema_of_fences_is_generated_and_takes_what_the_program_takes() -> None:
+    import json
+
+    import jsonschema
+    import yaml
+
+    made = runpy.run_path(str(ROOT / "docs/generate.py"))["schema"]()
+    assert (ROOT / "docs/fences.schema.json").read_text() == made, "run `python docs/generate.py`"
+    validator = jsonschema.Draft202012Validator(json.loads(made))
+    page = (ROOT / "docs/fences.md").read_text()
+    (example,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    document(example, "the example", fences.words(), fences.read_value)
+    assert not list(validator.iter_errors(yaml.safe_load(example)))
+    for wrong in ("fences: {a: {vcpu: 1}}", "fence: {}", "fences: {a: {disks: {vda: {iop: 1}}}}"):
+        assert list(validator.iter_errors(yaml.safe_load(wrong)))
 
 
 def test_every_folder_of_the_package_stands_in_the_architecture() -> None:

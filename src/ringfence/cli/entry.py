@@ -13,7 +13,7 @@ from contextlib import suppress  # noqa: E402
 from typing import Any, NoReturn  # noqa: E402
 
 VERBS = (
-    *("ps", "show", "set", "plan", "apply", "undo", "history", "why", "recover"),
+    *("ps", "show", "set", "plan", "apply", "confirm", "diff", "undo", "history", "why", "recover", "schema"),
     *("monitor", "pool", "doctor", "run", "clean", "lab", "flash"),
 )
 

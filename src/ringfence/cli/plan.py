@@ -59,4 +59,4 @@ async def made(file: str | None, limits: target.Deadlines, *, force: bool = Fals
 
     spec = spec_files.load(file or spec_files.DEFAULT_PATH)
     seen = await transaction.look(spec, tenants.find(tenants.named_by(spec)), tenants.doors(**limits))
-    return fences.plan(spec, seen, force=force)
+    return fences.plan(spec, seen, force=force, host=tenants.capacity())

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from ringfence.core.knob import CONTAINER, Knob, Observation, Value
+from ringfence.engine.fences import TenantPlan
 from ringfence.engine.journal import MIXED, NEW, Change, Transaction
 
 NOBODY, OURS, RESTART, GUEST, MONITOR, HOST = "nobody", "ringfence", "restart", "guest", "monitor", "host"
@@ -84,3 +85,31 @@ def hand(
 def is_host(knob: Knob) -> bool:
     """Whether a knob is the kernel's: a container has no QEMU, so what concerns one is."""
     return CONTAINER in knob.tenants
+
+
+class Difference(NamedTuple):
+    """One key that is not as fenced. :param want: what it is fenced to be."""
+
+    tenant: str
+    observation: Observation
+    want: Value | None
+    hand: Hand
+
+
+def differences(
+    plan: TenantPlan, history: Sequence[Transaction], identity: str, started_at_s: float | None
+) -> list[Difference]:
+    """Where a tenant is not as its fence says.
+
+    :param history: its transactions, newest first. The others are as for `hand`.
+    """
+    found: list[Difference] = []
+    for step in plan.steps:
+        for leaf, key in step.keys.items():
+            observation = step.knob.observation(step.part, key.row)
+            want = step.wants[leaf]
+            if key.row.modifies or observation.target == observation.actual == want:
+                continue
+            by = hand(observation, history, plan.name, identity, started_at_s, is_host=is_host(step.knob))
+            found.append(Difference(plan.name, observation, want, by))
+    return found

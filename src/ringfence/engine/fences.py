@@ -10,6 +10,7 @@ from fnmatch import fnmatchcase
 from functools import lru_cache
 from typing import NamedTuple
 
+from ringfence.core.host_check import Capacity, Demand, complaints
 from ringfence.core.knob import CONTAINER, VM, Knob, Part, Value
 from ringfence.core.model import Container, Tenant
 from ringfence.core.spec import BOUNDS, GLOB, Fence, Fences, Pool, Rank, Rule, Setting, Spec, selector
@@ -134,11 +135,12 @@ def _keys_to_read(fence: Fence) -> Iterable[str]:
             yield "pool.any.iops"
 
 
-def plan(spec: Spec, seen: Sequence[Seen], *, force: bool = False) -> Plan:
+def plan(spec: Spec, seen: Sequence[Seen], *, force: bool = False, host: Capacity | None = None) -> Plan:
     """What leads from what was seen to what the spec says. Pure.
 
     :param seen: every tenant of the host that has a fence.
     :param force: also what would only hurt the guest itself.
+    :param host: what the host has; without it nothing is held against that.
     """
     wanted = [_wanted(one) for one in seen]
     shares = _shares(spec.pools, wanted)
@@ -146,7 +148,11 @@ def plan(spec: Spec, seen: Sequence[Seen], *, force: bool = False) -> Plan:
         _tenant_plan(one, {**wants, **more}, force=force)
         for one, wants, more in zip(seen, wanted, shares, strict=True)
     )
-    return Plan(tenants, tuple(fences(spec).missing([names(one.tenant) for one in seen])))
+    missing = tuple(fences(spec).missing([names(one.tenant) for one in seen]))
+    if host is None:
+        return Plan(tenants, missing)
+    demands = [Demand(one.name, wants, one.seen.fence.bounds) for one, wants in zip(tenants, wanted, strict=True)]
+    return Plan(tenants, missing, tuple(complaints(host, demands, spec.pools)))
 
 
 def _wanted(seen: Seen) -> dict[str, Setting]:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable
 from contextlib import suppress
 
+from ringfence.core.host_check import Capacity
 from ringfence.core.model import Tenant
 from ringfence.core.spec import Rank, Spec
 from ringfence.engine import api, authors
@@ -29,6 +30,18 @@ def find(selectors: Iterable[str] = ()) -> list[Tenant]:
             with suppress(UsageError):
                 found.append(containers.find(selector))
     return list(dict.fromkeys(found))
+
+
+def capacity() -> Capacity:
+    """What this host has."""
+    import os
+
+    online: set[int] = set()
+    with suppress(OSError, ValueError), open("/sys/devices/system/cpu/online", encoding="ascii") as file:
+        for part in file.read().strip().split(","):
+            first, _, last = part.partition("-")
+            online.update(range(int(first), int(last or first) + 1))
+    return Capacity(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), frozenset(online))
 
 
 def named_by(spec: Spec) -> list[str]:

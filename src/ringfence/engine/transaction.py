@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import NamedTuple, Protocol, TypeAlias
 
+from ringfence.core.host_check import Capacity
 from ringfence.core.knob import Knob, Verdict
 from ringfence.core.model import Tenant
 from ringfence.core.spec import Fence, Spec
@@ -133,12 +134,16 @@ async def apply(
     author: Author,
     options: Options,
     *,
+    host: Capacity | None = None,
     check: Callable[[Plan], None] = lambda _: None,
+    before: Callable[[Tenant, Edges], Awaitable[None]] | None = None,
     begun: Callable[[int], None] = lambda _: None,
 ) -> Report:
     """Bring the tenants in step with the spec.
 
+    :param host: what the host has, see `fences.plan`.
     :param check: called with the plan before anything is changed; what it raises ends it there.
+    :param before: called with each tenant that is to be changed, before anything is.
     :param begun: called with the transaction's number before the first change.
     :raise HostError: the change cannot be written down. Nothing was changed.
     """
@@ -146,13 +151,15 @@ async def apply(
         run = _Run(doors, record, options)
         held.push_async_callback(run.release)
         seen = await run.hold(fenced(spec, tenants))
-        plan = fences.plan(spec, seen, force=options.force)
+        plan = fences.plan(spec, seen, force=options.force, host=host)
         check(plan)
         ready = [one for one in plan.tenants if one.ready]
         blocked = options.all_or_nothing and any(one.problems for one in plan.tenants)
         if not ready or blocked or plan.complaints:
             return Report(plan, None, tuple(Ended(one, (), UNTOUCHED) for one in plan.tenants))
         await run.release(keep=[one.seen.tenant for one in ready])
+        if before is not None:
+            await asyncio.gather(*(before(tenant, edges) for tenant, edges in run.held()))
         number = await run.begin(ready, author)
         begun(number)
         await run.carry_out()
@@ -223,6 +230,10 @@ class _Run:
             return await _see(opened, fence)
 
         return list(await asyncio.gather(*(one(tenant, fence) for tenant, fence in fenced_)))
+
+    def held(self) -> list[tuple[Tenant, Edges]]:
+        """The tenants that are still held."""
+        return [(tenant, self._opened[tenant].edges) for tenant in self._held if tenant in self._opened]
 
     async def release(self, keep: Sequence[Tenant] = ()) -> None:
         """Close all tenants but these, and give their turns back."""

@@ -26,7 +26,7 @@ from ringfence.testing.fake_hmp import BANNER
 from ringfence.testing.fake_qemu import GREETING, FakeQemu
 from ringfence.testing.script import SILENCE, Event, HangUp, Pause, Raw, Refuse, Return, Script
 
-SHORT_S, LONG_S = 0.03, 5.0
+SHORT_S, LONG_S = 0.3, 5.0
 Connected = Callable[..., AbstractContextManager[tuple[FakeQemu, BriefSession]]]
 
 

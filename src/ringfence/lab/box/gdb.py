@@ -110,8 +110,10 @@ class Debugger:
         await self._ask("?", "E")
 
     async def _stopped(self, said: str) -> Stop:
-        """From QEMU's `T05thread:01;`; turns to that CPU."""
+        """From QEMU's `T05thread:01;`; turns to that CPU. `W` and `X` are a QEMU that ends."""
         thread = next((word[7:] for word in said[3:].split(";") if word.startswith("thread:")), "")
+        if said[:1] in ("W", "X"):
+            raise EOFError
         if said[:1] != "T" or not thread:
             raise GuestError(
                 f"QEMU's debugger interface said {said!r} where a CPU was to stop", hint="report this"
