@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ringfence.errors import HostError, UsageError
-from ringfence.flash.online import PoolState
+from ringfence.flash.online_pool import PoolState
 
 
 class Store:
