@@ -17,6 +17,9 @@ from ringfence.host.hierarchies import Hierarchy
 from ringfence.qemu.discovery import find_vm
 
 NAME = f"rf-vm-{os.getpid()}"
+WITHIN = 0.1 if "RINGFENCE_IN_A_BOX" in os.environ else 0.05
+"""A QEMU in a QEMU without KVM: what the outer one does for the inner counts as the inner's time, and varies."""
+
 BOOT_SECTOR = b"\xeb\xfe".ljust(510, b"\0") + b"\x55\xaa"
 """`jmp $`: one vCPU is busy from the firmware's end on, without any guest."""
 
@@ -51,17 +54,17 @@ def folder(vm: Vm, tid: int) -> str:
 
 def test_the_whole_vm(vm: Vm, change: Change) -> None:
     applied(change(vm, {"cpu.cap": "40%", **FIRST}))
-    assert cpu_percent(vm.pid) == pytest.approx(40, rel=0.05)
+    assert cpu_percent(vm.pid) == pytest.approx(40, rel=WITHIN)
 
 
 def test_its_vcpus_alone(vm: Vm, change: Change) -> None:
     applied(change(vm, {"cpu.vcpus.cap": "30%", **FIRST}))
     busy = vcpu(vm)
-    assert cpu_percent(vm.pid, busy) == pytest.approx(30, rel=0.05)
+    assert cpu_percent(vm.pid, busy) == pytest.approx(30, rel=WITHIN)
     assert "ringfence-vcpus" in folder(vm, busy)
     assert "ringfence-vcpus" not in folder(vm, vm.pid), "the emulator is free"
     applied(change(vm, {"cpu.vcpu.0.cap": "15%", "cpu.cap": "150%"}))
-    assert cpu_percent(vm.pid, busy) == pytest.approx(15, rel=0.05)
+    assert cpu_percent(vm.pid, busy) == pytest.approx(15, rel=WITHIN)
 
 
 def test_what_was_made_is_listed_and_removed_though_it_is_in_use(
@@ -74,8 +77,9 @@ def test_what_was_made_is_listed_and_removed_though_it_is_in_use(
     if os.path.isdir("/run/systemd/system"):
         pytest.skip("a scope of systemd's lives as long as its VM")
     applied(change(vm, {"cpu.cap": "40%", "cpu.vcpu.0.cap": "20%"}))
-    mine = [thing for thing in made.find() if str(vm.pid) in thing.holds]
-    assert len([thing for thing in mine if f"-{vm.pid}" in thing.name]) == 3
+    mine = [thing for thing in made.find() if f"-{vm.pid}" in thing.name]
+    assert len(mine) == 3
+    assert all(thing.holds for thing in mine)
     failed = [error for _, error in asyncio.run(made.remove(mine)) if error]
     assert failed == []
     assert folder(vm, vm.pid) == before == folder(vm, vcpu(vm))

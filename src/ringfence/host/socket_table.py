@@ -6,12 +6,14 @@ Sources: proc(5) (/proc/net/unix, /proc/net/tcp), sock_diag(7).
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from typing import NamedTuple
 
 from ringfence.core.model import Address
 
+_MAPPED = b"\0" * 10 + b"\xff\xff"  # an IPv4 address in an IPv6 socket
 FREE, BUSY, UNREACHABLE = "free", "busy", "unreachable"
 
 _UNIX_CONNECTED, _TCP_ESTABLISHED, _TCP_LISTEN = "03", "01", "0A"
@@ -25,6 +27,7 @@ class _Unix(NamedTuple):
 
 
 class _Tcp(NamedTuple):
+    local_host: str
     local_port: int
     remote_port: int
     state: str
@@ -54,7 +57,7 @@ class SocketTable:
             if rows:
                 return BUSY if any(row.state == _UNIX_CONNECTED for row in rows) else FREE
             return None if os.path.exists(address.path) else UNREACHABLE
-        states = {row.state for row in self._tcp_sockets() if row.local_port == address.port}
+        states = {row.state for row in self._tcp_at(address)}
         if _TCP_ESTABLISHED in states:
             return BUSY
         return FREE if _TCP_LISTEN in states else None
@@ -72,7 +75,7 @@ class SocketTable:
             served = [row.inode for row in self._unix_sockets(address.path, pid) if row.state == _UNIX_CONNECTED]
             return [self._peer_of(inode) for inode in served]
         rows = self._tcp_sockets()
-        client_ports = {row.remote_port for row in rows if row.local_port == address.port}
+        client_ports = {row.remote_port for row in self._tcp_at(address)}
         return [row.inode for row in rows if row.remote_port == address.port and row.local_port in client_ports]
 
     def _unix_sockets(self, path: str, pid: int) -> list[_Unix]:
@@ -88,6 +91,10 @@ class SocketTable:
         if self._tcp is None:
             self._tcp = [row for name in ("tcp", "tcp6") for row in _tcp_sockets(f"{self._proc}/net/{name}")]
         return self._tcp
+
+    def _tcp_at(self, address: Address) -> list[_Tcp]:
+        """This end of what is at that port: another program may have the same port of another address."""
+        return [row for row in self._tcp_sockets() if row.local_port == address.port and _is_at(row, address.host)]
 
     def _owner_of(self, inode: int) -> int:
         if self._owners is None:
@@ -107,8 +114,24 @@ def _tcp_sockets(path: str) -> list[_Tcp]:
         fields = line.split(None, 10)
         if len(fields) > 9:
             local, remote = (int(fields[i].rpartition(":")[2], 16) for i in (1, 2))
-            rows.append(_Tcp(local, remote, fields[3], int(fields[9])))
+            rows.append(_Tcp(fields[1].rpartition(":")[0], local, remote, fields[3], int(fields[9])))
     return rows
+
+
+def _is_at(row: _Tcp, host: str) -> bool:
+    """Whether a socket is at that address, or at all of them; a host's name cannot be told from here."""
+    import socket
+
+    words = bytes.fromhex(row.local_host)  # each word of four bytes in the machine's own order
+    own = b"".join(int.from_bytes(words[i : i + 4]).to_bytes(4, sys.byteorder) for i in range(0, len(words), 4))
+    if own.startswith(_MAPPED):
+        own = own.removeprefix(_MAPPED)
+    for family in (socket.AF_INET, socket.AF_INET6):
+        try:
+            return not any(own) or own == socket.inet_pton(family, host)
+        except OSError:
+            continue
+    return True
 
 
 def _owners(proc: str) -> dict[int, int]:

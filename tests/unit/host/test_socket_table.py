@@ -126,3 +126,16 @@ def test_the_real_tables(tmp_path: Path) -> None:
             holder = table.holder(path)
     assert holder is not None
     assert holder[0] == os.getpid()
+
+
+@pytest.mark.parametrize(
+    ("host", "state"),
+    [("127.0.0.1", FREE), ("127.0.0.2", None), ("::1", BUSY), ("10.1.2.3", None), ("some.name", BUSY)],
+)
+def test_the_same_port_of_another_address_is_another_socket(tmp_path: Path, host: str, state: str | None) -> None:
+    (tmp_path / "net").mkdir()
+    here, there = "0100007F", "00000000000000000000000001000000"
+    rest = "00000000:00000000 00:00000000 00000000     0        0"
+    (tmp_path / "net/tcp").write_text(f"head\n   0: {here}:115C 00000000:0000 0A {rest} 100 1\n")
+    (tmp_path / "net/tcp6").write_text(f"head\n   0: {there}:115C {there}:C350 01 {rest} 101 1\n")
+    assert SocketTable(str(tmp_path)).state(Address(host=host, port=0x115C)) == state
