@@ -78,6 +78,26 @@ def _host() -> list[Finding]:
     )
     if shutil.which("mke2fs", path="/usr/sbin:/sbin:/usr/bin:/bin") is None:
         findings.append(Finding("lab", Health.MISSING, "no mke2fs for the lab's disks", "apt install e2fsprogs"))
+    return findings + _drives()
+
+
+def _drives() -> list[Finding]:
+    """Of each NVMe drive, the best way that it has to hold tenants apart, and the others."""
+    from ringfence.engine.doctor import Finding, Health
+    from ringfence.flash.drives import abilities
+    from ringfence.host.nvme import find_drives
+
+    findings = []
+    for drive in find_drives():
+        best, *others = abilities(drive)
+        text = f"{drive.model}: tenants apart by {best.kind}, which part {best.isolates}"
+        if others:
+            text += f"; also by {', '.join(ability.kind for ability in others)}"
+        if not drive.known:
+            text += "; it may have more"
+            findings.append(Finding(drive.name, Health.ADVICE, text, "apt install nvme-cli, and run as root"))
+        else:
+            findings.append(Finding(drive.name, Health.OK, text, best.command))
     return findings
 
 

@@ -38,7 +38,9 @@ def up(
     virtio_mem: Annotated[
         str | None, typer.Option(help="Memory that virtio-mem can add.", show_default="no such device")
     ] = None,
-    disk: Annotated[list[str] | None, typer.Option(help="Size of an empty disk; once for each.")] = None,
+    disk: Annotated[
+        list[str] | None, typer.Option(help="Size of an empty disk, or an NBD URI; once for each.")
+    ] = None,
     machine: Annotated[str, typer.Option(help="q35 or pc.")] = "q35",
     accel: Annotated[str, typer.Option(help="auto, or a value for QEMU's -accel.")] = "auto",
     qemu: Annotated[str, typer.Option(help="The QEMU program.", show_default="the one installed")] = "",
@@ -55,6 +57,7 @@ def up(
     from ringfence import units
     from ringfence.lab.guest import GuestSpec
     from ringfence.lab.guest import up as start
+    from ringfence.qemu.disks import URIS
 
     memory_bytes = units.parse(units.BYTES, memory)
     spec = GuestSpec(
@@ -64,7 +67,8 @@ def up(
         memory_bytes=memory_bytes,
         memory_max_bytes=max(memory_bytes, units.parse(units.BYTES, max_memory)),
         virtio_mem_bytes=units.parse(units.BYTES, virtio_mem) if virtio_mem else 0,
-        disks_bytes=[units.parse(units.BYTES, size) for size in disk or ()],
+        disks_bytes=[units.parse(units.BYTES, size) for size in disk or () if not size.startswith(URIS)],
+        served_disks=[uri for uri in disk or () if uri.startswith(URIS)],
         accel=accel,
         machine=machine,
         qemu=qemu,

@@ -30,7 +30,8 @@ def run(
     vcpus: Annotated[int, typer.Option(help="vCPUs at the start.")] = 1,
     max_vcpus: Annotated[int | None, typer.Option(help="vCPUs at most.", show_default="the host's CPUs")] = None,
     disk: Annotated[
-        list[str] | None, typer.Option(help="FILE or FILE,format=raw|qcow2; once for each.", show_default=False)
+        list[str] | None,
+        typer.Option(help="FILE[,format=raw|qcow2] or nbd+unix://...; once for each.", show_default=False),
     ] = None,
     machine: Annotated[str, typer.Option(help="q35 or pc.")] = "q35",
     accel: Annotated[str, typer.Option(help="auto, kvm, tcg, or any value for QEMU's -accel.")] = "auto",

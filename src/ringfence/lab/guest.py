@@ -45,6 +45,7 @@ class GuestSpec(NamedTuple):
     :param vcpus: at the start; `vcpus_max` is how many there can be.
     :param virtio_mem_bytes: what a virtio-mem device can give on top; 0 for no such device.
     :param disks_bytes: sizes of empty disks, the first is the guest's /dev/vda.
+    :param served_disks: NBD URIs; they come behind the empty ones.
     :param accel: `auto`, or a value for QEMU's `-accel`.
     :param machine: `q35` or `pc`.
     :param qemu: the QEMU program; empty for the one installed.
@@ -59,6 +60,7 @@ class GuestSpec(NamedTuple):
     memory_max_bytes: int = 4 * GIB
     virtio_mem_bytes: int = 0
     disks_bytes: Sequence[int] = ()
+    served_disks: Sequence[str] = ()
     accel: str = accel.AUTO
     machine: str = "q35"
     qemu: str = ""
@@ -249,7 +251,7 @@ def _options(spec: GuestSpec, image: Image, disks: str) -> launch.VmOptions:
         accel=spec.accel,
         vcpus=spec.vcpus,
         vcpus_max=max(spec.vcpus, spec.vcpus_max),
-        disks=[Disk(file, direct=takes_direct_io(file)) for file in images],
+        disks=[*(Disk(file, direct=takes_direct_io(file)) for file in images), *map(Disk, spec.served_disks)],
         deflate_on_oom=spec.deflate_on_oom,
         free_page_reporting=spec.free_page_reporting,
         extra=(*_boot_arguments(spec, image), *spec.extra),

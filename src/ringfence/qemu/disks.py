@@ -7,6 +7,9 @@ from typing import NamedTuple
 
 from ringfence.errors import HostError, UsageError
 
+URIS = ("nbd://", "nbd+unix://")
+"""Disks that somebody serves: their server says how large they are, and its data has no format but raw."""
+
 FORMATS = ("raw", "qcow2")
 _QCOW2_MAGIC = b"QFI\xfb"
 
@@ -24,7 +27,9 @@ class Disk(NamedTuple):
 
 
 def parse_disk(text: str) -> Disk:
-    """Read `FILE` or `FILE,format=raw|qcow2`. Without a format `.qcow2` says it, anything else is raw.
+    """Read `FILE`, `FILE,format=raw|qcow2`, or the URI of an NBD export, such as of `ringfence flash serve`.
+
+    Without a format `.qcow2` says it, anything else is raw.
 
     A raw disk whose first bytes are those of a qcow2 image is refused unless `format` is given: the guest can
     write such bytes itself, and would be given any file of the host as the image's backing file.
@@ -32,6 +37,8 @@ def parse_disk(text: str) -> Disk:
     :raise UsageError: an unknown format, or that case.
     :raise HostError: the file cannot be opened.
     """
+    if text.startswith(URIS):
+        return Disk(text)
     file, _, option = text.partition(",format=")
     if option and option not in FORMATS:
         raise UsageError(f"unknown disk format {option!r}", hint=f"one of {', '.join(FORMATS)}")
