@@ -10,8 +10,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from kernel_bench import (
+    BUSY,
+    FIRST,
+    Change,
+    Groups,
+    Start,
+    applied,
+    controller,
+    cpu_percent,
+    cpu_s,
+    needed,
+    python,
+)
 
-from conftest import BUSY, FIRST, Change, Groups, Start, applied, controller, cpu_percent, needed, python
 from ringfence.errors import HostError, RingfenceError, UsageError
 from ringfence.host.hierarchies import Hierarchy
 
@@ -40,8 +52,6 @@ def test_cpu_weight(groups: Groups, start: Start, change: Change, hierarchies: o
         os.sched_setaffinity(process.pid, {cpu})
     for name, weight in zip(names, (300, 100), strict=True):
         applied(change(f"cgroup:{name}", {"cpu.weight": str(weight)}))
-    from conftest import cpu_s
-
     before = [cpu_s(process.pid) for process in busy]
     time.sleep(4)
     heavy, light = (cpu_s(process.pid) - used for process, used in zip(busy, before, strict=True))

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from kernel_bench import FIRST, Change, Groups, Start, applied, controller, cpu_percent, needed
 
-from conftest import FIRST, Change, Groups, Start, applied, controller, cpu_percent, needed
 from ringfence.host import containers, files
 from ringfence.host.hierarchies import mounted
 

@@ -143,6 +143,7 @@ def test_vnc_without_a_monitor(vm: Vm) -> None:
     assert "-monitor vc" in ran.stderr
 
 
+@pytest.mark.measures  # a screen that is drawn late is read as one that hangs
 @pytest.mark.parametrize(("width", "height"), [(80, 30), (120, 40), (80, 24)])
 def test_tmux(vm: Vm, tmux: Callable[[int, int], None], width: int, height: int) -> None:
     tmux(width, height)

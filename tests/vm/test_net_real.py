@@ -87,12 +87,9 @@ async def megabits(guest: Guest, way: str) -> float:
 
 
 async def holds(guest: Guest, way: str, limit_mbit: float) -> bool:
-    """Never above; a guest that had no CPU is measured again."""
-    rate = 0.0
+    """Within 5 %; a measurement on a host that had no CPU for the guest, or for the clock, is made again."""
     for _ in range(3):
-        rate = await megabits(guest, way)
-        assert rate <= 1.05 * GOODPUT * limit_mbit
-        if rate >= 0.95 * GOODPUT * limit_mbit:
+        if await megabits(guest, way) == pytest.approx(GOODPUT * limit_mbit, rel=0.05):
             return True
     return False
 

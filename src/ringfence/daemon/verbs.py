@@ -1,4 +1,4 @@
-"""What the control socket can be asked for; `docs/control.md` is made from the docstrings here.
+"""What the control socket can be asked for.
 
 Each method is one verb, its docstring's first paragraph what it does, its parameters the request's arguments.
 """

@@ -19,8 +19,8 @@ def started(pid: int) -> str:
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             fields = file.read().rpartition(b")")[2].split()
-        with open(_BOOT, encoding="ascii") as file:
-            boot = file.read(8)
+        with open(_BOOT, "rb") as file:
+            boot = file.read(8).decode()
         return f"{boot}-{fields[19].decode()}"  # proc_pid_stat(5), field 22: start time in ticks since boot
     except (OSError, IndexError):
         return ""
