@@ -35,9 +35,9 @@ def serve(
 ) -> None:
     """Serve virtual SSDs that share one modelled SSD, until SIGTERM or Ctrl-C. Their sockets: DIRECTORY/NAME.sock
 
-    A VM takes one by `ringfence run --disk 'nbd+unix:///?socket=DIRECTORY/NAME.sock'`. Data is safe after a guest's
-    flush. Served again from the same directory, the SSD is what it was: its data, where its pages are, how worn its
-    blocks.
+    A VM takes one by `ringfence run --disk 'nbd+unix:///?socket=DIRECTORY/NAME.sock'`. Data is safe after a
+    guest's flush. Served again from the same directory, the SSD is what it was: its data, where its pages are, how
+    worn its blocks.
     """
     import asyncio
 
