@@ -6,15 +6,15 @@ query-cpus-fast, query-hotpluggable-cpus), qapi/block-core.json (query-block), q
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from ringfence.core.answers import entries, fields, number
 from ringfence.core.requests import Qmp, Steps
 from ringfence.errors import MonitorRefusedError
+from ringfence.knobs.disk import above
 from ringfence.knobs.disk import names as disk_names
-from ringfence.knobs.disk.limits import FIELDS, Limits, read, read_object
+from ringfence.knobs.disk.limits import FIELDS, Limits, read
 
 
 class Group(NamedTuple):
@@ -50,10 +50,15 @@ class Figures(NamedTuple):
 
 def observe() -> Steps[Figures]:
     """Read a VM's present size, and its disks with the limits in force. Raises MonitorError."""
-    cpus, size = yield [Qmp("query-cpus-fast"), Qmp("query-memory-size-summary")]
-    slots = yield from _optional("query-hotpluggable-cpus")
-    balloon = yield from _optional("query-balloon")
-    devices = yield from _optional("query-memory-devices")
+    always = [Qmp("query-cpus-fast"), Qmp("query-memory-size-summary")]
+    optional = ("query-hotpluggable-cpus", "query-balloon", "query-memory-devices")
+    try:  # all at once: through libvirtd, each burst is a process
+        cpus, size, slots, balloon, devices = yield [*always, *map(Qmp, optional)]
+    except MonitorRefusedError:
+        cpus, size = yield always
+        slots = yield from _optional(optional[0])
+        balloon = yield from _optional(optional[1])
+        devices = yield from _optional(optional[2])
     size = fields(size)
     memory_bytes = number(size["base-memory"]) + number(size.get("plugged-memory", 0))
     if balloon is not None:
@@ -77,43 +82,12 @@ def _optional(command: str) -> Steps[Any]:
 
 
 def _disk(disk: disk_names.Disk) -> Steps[DiskFigures]:
-    file, image_format, names = _image(disk.inserted)
-    groups: list[Group] = []
-    for name in names:
-        try:
-            found = yield Qmp("qom-get", {"path": f"/objects/{name}", "property": "limits"})
-        except MonitorRefusedError:
-            continue  # removed since
-        groups.append(Group(name, _by_leaf(read_object(found))))
-    return DiskFigures(disk.name, file, image_format, _by_leaf(read(disk.inserted)), tuple(groups))
+    image = above.image(disk.inserted)
+    groups = yield from above.observe(image.groups)
+    found = tuple(Group(group.id, _by_leaf(group.limits)) for group in groups)
+    return DiskFigures(disk.name, image.file, image.format, _by_leaf(read(disk.inserted)), found)
 
 
 def _by_leaf(limits: Limits) -> dict[str, int]:
     """Those that are set."""
     return {leaf: limits[field] for leaf, field in FIELDS.items() if limits[field]}
-
-
-def _image(inserted: Mapping[str, Any]) -> tuple[str, str, list[str]]:
-    """File and format of an image, and the throttle groups of the filters above it.
-
-    Only the made-up file name of a filter tells of them: `json:{"throttle-group": "tg0", "file": {...}}`.
-    """
-    file, image_format = str(inserted.get("file", "")), str(inserted.get("drv", ""))
-    if not file.startswith("json:"):
-        return file, image_format, []
-    try:
-        nodes = list(_nodes(json.loads(file.removeprefix("json:"))))
-    except (ValueError, RecursionError):
-        return file, image_format, []
-    groups = [str(node["throttle-group"]) for node in nodes if "throttle-group" in node]
-    below = [node for node in nodes if node.get("driver") not in ("throttle", "copy-on-read")]
-    if below:
-        image_format = str(below[0].get("driver", ""))
-        file = next((str(node["filename"]) for node in below if "filename" in node), image_format)
-    return file, image_format, groups
-
-
-def _nodes(node: Any) -> Iterator[Mapping[str, Any]]:
-    while isinstance(node, dict):
-        yield node
-        node = node.get("file")

@@ -28,6 +28,7 @@ class ObedientVm:
 
     :ivar answers: what it answers to each command.
     :ivar limits: of each disk, by QEMU's fields.
+    :ivar group: the throttle group of all disks, empty for one of its own each.
     :ivar actual_bytes: what the balloon leaves to the guest.
     :ivar poll_s: the interval of the guest's statistics; 0 is never.
     :ivar cpus: QOM path of each vCPU by its core.
@@ -35,6 +36,7 @@ class ObedientVm:
 
     def __init__(self) -> None:
         self.limits: dict[str, dict[str, int]] = {name: dict.fromkeys(_RATES, 0) for name in ("a", "b")}
+        self.group = ""
         self.actual_bytes = _GIB
         self.poll_s = 1
         self.cpus: dict[int, str] = {core: f"/machine/unattached/device[{core}]" for core in range(2)}
@@ -67,7 +69,7 @@ class ObedientVm:
         qdev = f"/machine/peripheral/{name}/virtio-backend"
         inserted = {"node-name": f"node-{name}", "drv": "raw", "file": "x.raw", **self.limits[name]}
         if any(self.limits[name].values()):
-            inserted["group"] = qdev
+            inserted["group"] = self.group or qdev
         return {"device": "", "qdev": qdev, "inserted": inserted}
 
     def _blockstats(self, name: str) -> dict[str, Any]:
@@ -76,8 +78,16 @@ class ObedientVm:
 
     def _throttle(self, arguments: Any) -> object:
         name = arguments["id"].split("/")[0]
-        self.limits[name] = {field: number for field, number in arguments.items() if field not in ("id", "group")}
+        limits = {field: number for field, number in arguments.items() if field not in ("id", "group")}
+        for member in self.limits if self.group else (name,):
+            self.limits[member] = dict(limits)
         return {}
+
+    def share_group(self, group: str, **limits: int) -> None:
+        """Put all disks into one throttle group with these limits."""
+        self.group = group
+        for held in self.limits.values():
+            held.update(limits)
 
     def _qom_list(self, arguments: Any) -> object:
         if arguments["path"] == "/machine/peripheral":

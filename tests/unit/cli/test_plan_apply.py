@@ -110,6 +110,17 @@ def test_what_cannot_be_is_told_and_nothing_is_changed(fenced: Fenced) -> None:
         assert "there is no disk 'vdz'" in ran.out
 
 
+@pytest.mark.parametrize("first", [50, 100])
+def test_members_of_a_throttle_group_cannot_be_fenced_apart(fenced: Fenced, first: int) -> None:
+    fenced.obedient.share_group("g1", iops=50)
+    fenced.file.write_text(f"fences: {{web1: {{disks: {{vda: {{iops: {first}}}, vdb: {{iops: 200}}}}}}}}")
+    for verb in ("plan", "apply"):
+        ran = fenced(verb)
+        assert (ran.code, fenced.received) == (2, [])
+        assert f"disk.vdb.iops=200 contradicts disk.vda.iops={first}" in ran.out
+        assert "'g1'" in ran.out
+
+
 def test_a_fence_for_nobody_is_told(fenced: Fenced) -> None:
     fenced.file.write_text("fences: {web2: {vcpus: 9}}")
     ran = fenced("plan")

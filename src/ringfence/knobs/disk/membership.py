@@ -93,6 +93,7 @@ class PoolMembership:
             unavailable = _IN_IOTHREAD
         pool = state.pool
         notes = [f"also in it: {', '.join(others)}"] if pool and (others := _without(pool, part.name)) else []
+        notes += pools.foreign_note(pool) if pool and state.own else ()
         notes += [f"filter {f.node} of group {f.group} was not made by ringfence" for f in _foreign(state)]
         now = pool.name if pool else None
         advice = (_PREPARED,) if state.stack.in_iothread else ()
@@ -162,7 +163,7 @@ class PoolMembership:
         if after is None or (pool.name if pool else None) != _wanted_name(state, wants):
             detail = "QEMU took the commands and the disk is elsewhere: another client may be moving it"
             return Outcome(Verdict.FAILED, after, by="QEMU", detail=detail)
-        notes = [*_shared(pool), *left]
+        notes = [*_shared(pool), *(pools.foreign_note(pool) if pool else ()), *left]
         if (yield from watch.stalled(disk.qdev, before)):
             notes.append(_stall_note(part.name, pool))
         return Outcome(Verdict.APPLIED, after, notes=tuple(notes))

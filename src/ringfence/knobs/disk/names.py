@@ -21,7 +21,9 @@ from ringfence.core.requests import Qmp, Steps
 _BUSES = 256  # which a PCI domain can have
 _VIRTIO_BACKEND = "/virtio-backend"
 _PERIPHERAL = "/machine/peripheral/"
-_FILTERS = ("throttle", "copy-on-read")
+
+FILTERS = ("throttle", "copy-on-read")
+"""Drivers of what may stand above an image; `query-block` shows the topmost."""
 
 FILTER_PREFIX = "ringfence-filter-"
 """Begins the node name of every filter that ringfence put in: no name of the disk."""
@@ -59,7 +61,7 @@ def observe() -> Steps[tuple[Disk, ...]]:
     """Read every disk of the VM with all its names, in QEMU's order."""
     blocks = [block for block in entries((yield Qmp("query-block"))) if text(block.get("qdev", ""))]
     chains: Mapping[str, tuple[str, ...]] = {}
-    if any(fields(block.get("inserted", {})).get("drv") in _FILTERS for block in blocks):
+    if any(fields(block.get("inserted", {})).get("drv") in FILTERS for block in blocks):
         chains = node_chains(entries((yield Qmp("query-blockstats"))))
     places = yield from _places([block["qdev"] for block in blocks])
     return _told_apart([_disk(block, places.get(block["qdev"], ""), chains) for block in blocks])

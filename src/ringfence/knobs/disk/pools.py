@@ -52,7 +52,8 @@ class Pools:
         state: State = part.state
         leaf = row.key.removeprefix("pool.<pool>.")
         now = state.pool.limits[FIELDS[leaf]] or None
-        notes = (_members(state.pool),) if state.exists and (now or leaf == "iops") else ()
+        told = state.exists and (now or leaf == "iops")
+        notes = (_members(state.pool), *foreign_note(state.pool)) if told else ()
         return Observation(row, f"pool.{part.name}.{leaf}", now, now, 1, limits.LIMIT_MAX, notes=notes)
 
     def check(self, part: Part, wants: Wants, *, force: bool) -> None:
@@ -100,7 +101,15 @@ class Pools:
             detail = "QEMU accepted the command and holds other limits: another client may be setting them too"
             return Outcome(Verdict.FAILED, after, by="QEMU", detail=detail)
         told = _members(pool) if part.state.exists else "made; a disk joins it by disk.<disk>.pool"
-        return Outcome(Verdict.APPLIED, after, notes=(f"pool {pool.name!r}: {told}",))
+        return Outcome(Verdict.APPLIED, after, notes=(f"pool {pool.name!r}: {told}", *foreign_note(pool)))
+
+
+def foreign_note(pool: Pool) -> tuple[str, ...]:
+    """What is to be known of an object that ringfence did not make; nothing of its own."""
+    if pool.ours:
+        return ()
+    changed = f"its limits change only by pool.{pool.id}.*, and it is never removed"
+    return (f"throttle group {pool.id!r} was not made by ringfence: {changed}",)
 
 
 def new_pool(name: str) -> Pool:

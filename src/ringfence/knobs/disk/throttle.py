@@ -7,7 +7,7 @@ read, the wanted ones laid over them, and all written back with the group carrie
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ringfence import units
 from ringfence.core.answers import entries, fields, text
@@ -17,6 +17,9 @@ from ringfence.errors import MonitorRefusedError, UsageError
 from ringfence.knobs.disk import limits as disk_limits
 from ringfence.knobs.disk import names as disk_names
 from ringfence.knobs.disk.limits import FIELDS, RATES, Limits
+
+if TYPE_CHECKING:
+    from ringfence.knobs.disk.above import Group
 
 _MECHANISM = "block_set_io_throttle"
 _FRESH_S = 0.1
@@ -32,6 +35,14 @@ _GROUP = Row(
 )
 
 
+class Asked(NamedTuple):
+    """What an earlier step of the same command asks of another disk. :param qdev: that disk's."""
+
+    name: str
+    qdev: str
+    wants: Wants
+
+
 class State(NamedTuple):
     """What QEMU holds for one disk.
 
@@ -39,6 +50,8 @@ class State(NamedTuple):
     :param members: names of the other disks in that group.
     :param disks: every disk of the VM.
     :param read_s: when they were read, by the steps' clock.
+    :param asked: by the steps before this one.
+    :param above: the groups of throttle filters over its image.
     """
 
     disk: disk_names.Disk
@@ -47,6 +60,8 @@ class State(NamedTuple):
     members: tuple[str, ...]
     disks: tuple[disk_names.Disk, ...]
     read_s: float = 0.0
+    asked: tuple[Asked, ...] = ()
+    above: tuple[Group, ...] = ()
 
 
 class DiskThrottle:
@@ -60,35 +75,48 @@ class DiskThrottle:
     def observe(self) -> Steps[tuple[Part, ...]]:
         """Read every disk; one Part each."""
         disks = yield from disk_names.observe()
+        above = []
+        for disk in disks:
+            above.append((yield from _above(disk)))
         now_s = yield Clock()
-        return tuple(_part(disk, disks, now_s) for disk in disks)
+        return tuple(_part(disk, disks, now_s, groups) for disk, groups in zip(disks, above, strict=True))
 
     def observation(self, part: Part, row: Row) -> Observation:
         """One limit of a disk."""
         state: State = part.state
-        leaf = row.key.removeprefix("disk.<disk>.")
+        leaf = _leaf_of(row)
         now = _leaf(state, leaf)
         lowest, highest = (None, None) if leaf == "group" else (1, disk_limits.LIMIT_MAX)
         unavailable = "" if state.disk.inserted else "no medium in the drive, so there is nothing to limit"
         shared = bool(state.members) and now is not None
-        notes = (f"shares group {state.group!r} with {', '.join(state.members)}",) if shared else ()
-        return Observation(row, f"disk.{part.name}.{leaf}", now, now, lowest, highest, unavailable, notes)
+        notes = [f"shares group {state.group!r} with {', '.join(state.members)}"] if shared else []
+        if row.main or now is not None:
+            notes += _held_lower(state, leaf, row.unit)
+        return Observation(row, f"disk.{part.name}.{leaf}", now, now, lowest, highest, unavailable, tuple(notes))
 
     def foresee(self, part: Part, earlier: Sequence[tuple[Part, Wants]]) -> Part:
         """With the limits and groups that the steps before it set, for each disk that they hold for."""
         disks = part.state.disks
+        asked: list[Asked] = []
         for other, wants in earlier:
             if isinstance(other.state, State):
                 disks = _foreseen(disks, other, wants)
+                asked.append(Asked(other.name, other.state.disk.qdev, wants))
         mine = next(disk for disk in disks if disk.qdev == part.state.disk.qdev)
-        return _part(mine, disks, part.state.read_s)
+        seen = _part(mine, disks, part.state.read_s, part.state.above)
+        return seen._replace(state=seen.state._replace(asked=tuple(asked)))
 
     def check(self, part: Part, wants: Wants, *, force: bool) -> None:
-        """Raise UsageError for what QEMU would refuse, TenantError for an empty drive; `force` is no matter."""
+        """Check by QEMU's rules, and against what the command asks of others in the disk's group.
+
+        :raise UsageError: QEMU would refuse it, or what was asked before it would not hold; `force` is no matter.
+        :raise TenantError: an empty drive.
+        """
         self.observation(part, self.rows[0]).refuse_unavailable()
         for leaf, value in wants.items():
             disk_limits.check_value(f"disk.{part.name}", leaf, value)
-        limits, _ = _wanted(part, wants)
+        limits, group = _wanted(part, wants)
+        _check_agreed(part, wants, limits, group)
         disk_limits.check_together(f"disk.{part.name}", limits)
         if wants.get("group") and not any(limits[field] for field in RATES.values()):
             raise UsageError(
@@ -126,12 +154,17 @@ class DiskThrottle:
             return Outcome(Verdict.REFUSED, part, by="QEMU", detail=refusal.message, hint=refusal.hint)
         inserted = {text(block.get("qdev", "")): fields(block.get("inserted", {})) for block in entries(blocks)}
         disks = tuple(disk._replace(inserted=inserted.get(disk.qdev, {})) for disk in part.state.disks)
-        after = next(_part(disk, disks) for disk in disks if disk.qdev == part.state.disk.qdev)
+        mine = next(disk for disk in disks if disk.qdev == part.state.disk.qdev)
+        after = _part(mine, disks, above=(yield from _above(mine)))
         limits, _ = _wanted(part, wants)
         if after.state.limits != limits:
             detail = "QEMU accepted the command and holds other limits: another client may be setting them too"
             return Outcome(Verdict.FAILED, after, by="QEMU", detail=detail)
-        return Outcome(Verdict.APPLIED, after, notes=(*notes, *_shared_note(after)))
+        lower = [
+            note for row in self.rows if (leaf := _leaf_of(row)) in wants
+            for note in _held_lower(after.state, leaf, row.unit)
+        ]  # fmt: skip
+        return Outcome(Verdict.APPLIED, after, notes=(*notes, *_shared_note(after), *lower))
 
     def watch(self, part: Part, wants: Wants) -> Steps[str]:
         """Whether a disk that was busy goes on; QEMU's counters tell within seconds when it does not."""
@@ -156,7 +189,7 @@ def _up_to_date(part: Part) -> Steps[tuple[Part, tuple[str, ...]]]:
     mine = next((disk for disk in disks if disk.qdev == state.disk.qdev), None)
     if mine is None:
         return part, ()  # QEMU will say so
-    now = _part(mine, disks, (yield Clock()))
+    now = _part(mine, disks, (yield Clock()), state.above)
     if now.state.limits == state.limits and now.state.group == state.group:
         return now, ()
     changed = [
@@ -168,10 +201,33 @@ def _up_to_date(part: Part) -> Steps[tuple[Part, tuple[str, ...]]]:
     return now, (f"disk {part.name} was changed by somebody else since it was read, and keeps that: {what}",)
 
 
-def _part(disk: disk_names.Disk, disks: tuple[disk_names.Disk, ...], read_s: float = 0.0) -> Part:
+def _above(disk: disk_names.Disk) -> Steps[tuple[Group, ...]]:
+    """The groups over its image. The module is another's cost: few disks have any."""
+    if disk.inserted.get("drv") not in disk_names.FILTERS:
+        return ()
+    from ringfence.knobs.disk import above
+
+    return (yield from above.observe(above.image(disk.inserted).groups))
+
+
+def _held_lower(state: State, leaf: str, unit: str) -> tuple[str, ...]:
+    if not state.above:
+        return ()
+    from ringfence.knobs.disk.above import notes
+
+    return notes(leaf, unit, state.limits, state.above)
+
+
+def _part(
+    disk: disk_names.Disk,
+    disks: tuple[disk_names.Disk, ...],
+    read_s: float = 0.0,
+    above: tuple[Group, ...] = (),
+) -> Part:
     group = text(disk.inserted.get("group", ""))
     members = tuple(o.name for o in disks if group and o.qdev != disk.qdev and o.inserted.get("group") == group)
-    state = State(disk, disk_limits.read(disk.inserted), group, members, disks, read_s)
+    limits = disk_limits.read(disk.inserted)
+    state = State(disk, limits, group, members, disks, read_s, above=above)
     return Part(disk.name, disk.aliases, state, disk.qdev)
 
 
@@ -187,6 +243,40 @@ def _foreseen(disks: tuple[disk_names.Disk, ...], other: Part, wants: Wants) -> 
         else disk
         for disk in disks
     )
+
+
+def _check_agreed(part: Part, wants: Wants, limits: Limits, group: str) -> None:
+    """:raise UsageError: what the command asks of another disk of the group is undone by what it asks of this."""
+    state: State = part.state
+    held = {
+        disk.qdev: disk_limits.read(disk.inserted)
+        for disk in state.disks
+        if group and disk.inserted.get("group") == group and disk.qdev != state.disk.qdev
+    }
+    undone = [
+        _said(one.name, leaf, value)
+        for one in state.asked
+        if one.qdev in held
+        for leaf, value in one.wants.items()
+        if leaf in FIELDS and limits[FIELDS[leaf]] != held[one.qdev][FIELDS[leaf]]
+    ]
+    if undone:
+        mine = " ".join(_said(part.name, leaf, value) for leaf, value in wants.items())
+        leave = "" if wants.get("group") else f", or have this disk leave it as well: disk.{part.name}.group=none"
+        why = f"the disks of throttle group {group!r} share one set of limits"
+        raise UsageError(
+            f"{mine} contradicts {' '.join(undone)}: {why}",
+            hint=f"ask the same of both{leave}",
+        )
+
+
+def _said(name: str, leaf: str, value: Value | None) -> str:
+    lifted = _GROUP.lifted if leaf == "group" else "unlimited"
+    return f"disk.{name}.{leaf}={lifted if value is None else value}"
+
+
+def _leaf_of(row: Row) -> str:
+    return row.key.removeprefix("disk.<disk>.")
 
 
 def _leaf(state: State, leaf: str) -> Value | None:

@@ -19,12 +19,14 @@ class FakeGraph:
     """Virtio disks `d0`, `d1`, ... over nodes `n0`, `n1`, ... of raw images.
 
     :ivar refuse: what QEMU refuses: `command` or `command:object` to its words.
+    :ivar own: the limits of each disk itself.
     :ivar served: requests that each disk finishes between two looks.
     """
 
     def __init__(self, disks: int = 2) -> None:
         self.drives = {f"/machine/peripheral/d{n}": f"n{n}" for n in range(disks)}
         self.nodes: dict[str, dict[str, Any]] = {f"n{n}": {"drv": "raw", "ro": False} for n in range(disks)}
+        self.own: dict[str, dict[str, int]] = {path: {} for path in self.drives}
         self.objects: dict[str, dict[str, int]] = {}
         self.iothreads: dict[str, str] = {}
         self.exports: list[dict[str, str]] = []
@@ -46,6 +48,7 @@ class FakeGraph:
                 "object-del": self.object_del,
                 "blockdev-add": self.blockdev_add,
                 "blockdev-del": self.blockdev_del,
+                "block_set_io_throttle": self.throttle,
             }
         )
 
@@ -60,7 +63,7 @@ class FakeGraph:
         node = self.drives[path]
         cache = {"direct": True, "no-flush": False, "writeback": True}
         found = {"node-name": node, "drv": self.nodes[node]["drv"], "file": self.file(node)}
-        inserted = {**found, "ro": self.nodes[node]["ro"], "cache": cache}
+        inserted = {**found, "ro": self.nodes[node]["ro"], "cache": cache, **self.own[path]}
         return {"device": "", "qdev": f"{path}/virtio-backend", "inserted": inserted}
 
     def blockstats(self, _: Any) -> list[dict[str, Any]]:
@@ -88,6 +91,8 @@ class FakeGraph:
     def qom_get(self, arguments: Any) -> Any:
         path, name = arguments["path"], arguments["property"]
         if name == "limits":
+            if path.removeprefix("/objects/") not in self.objects:
+                raise MonitorRefusedError(f"Device '{path}' not found")
             return dict(self.objects[path.removeprefix("/objects/")])
         if name == "iothread":
             return self.iothreads.get(path, "")
@@ -111,6 +116,11 @@ class FakeGraph:
             self.drives[arguments["path"]] = arguments["value"]
         else:
             self.objects[arguments["path"].removeprefix("/objects/")].update(arguments["value"])
+        return {}
+
+    def throttle(self, arguments: Any) -> dict[str, Any]:
+        path = f"/machine/peripheral/{arguments['id'].removesuffix('/virtio-backend')}"
+        self.own[path] = {field: number for field, number in arguments.items() if field not in ("id", "group")}
         return {}
 
     def object_add(self, arguments: Any) -> dict[str, Any]:

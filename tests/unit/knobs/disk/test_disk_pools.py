@@ -219,6 +219,44 @@ def test_filters_of_others_are_shown_and_never_removed() -> None:
     assert vm.trace() == before
 
 
+def with_foreign_object() -> FakeGraph:
+    vm = FakeGraph()
+    vm.objects["tg0"] = EMPTY | {"iops-total": 7, "bps-read": 4096}
+    return vm
+
+
+def test_joining_the_object_of_another_leaves_its_limits_and_says_whose_it_is() -> None:
+    vm = with_foreign_object()
+    before = vm.trace()
+    (joined_,) = vm.set(disk_vda_pool="tg0")
+    assert joined_.verdict is Verdict.APPLIED
+    assert "'tg0' was not made by ringfence" in " ".join(joined_.notes)
+    assert "pool.tg0.*" in " ".join(joined_.notes)
+    assert vm.objects["tg0"] == EMPTY | {"iops-total": 7, "bps-read": 4096}
+    assert [r.wire()["execute"] for r in vm.script.changes()] == ["blockdev-add", "qom-set"]  # type: ignore[index]
+    assert observed(vm, "vda").actual == "tg0"
+    assert "'tg0' was not made by ringfence" in " ".join(observed(vm, "vda").notes)
+    shown = POOLS.observation(vm.part(POOLS, "tg0"), POOLS.rows[0])
+    assert "'tg0' was not made by ringfence" in " ".join(shown.notes)
+    (left,) = vm.set(disk_vda_pool=None)
+    assert left.verdict is Verdict.APPLIED
+    assert vm.trace() == before
+
+
+def test_the_object_of_another_is_changed_when_the_command_says_so() -> None:
+    vm = with_foreign_object()
+    changed, joined_ = vm.set(disk_vda_pool="tg0", pool_tg0_iops="9")
+    assert verdicts([changed, joined_]) == [Verdict.APPLIED] * 2
+    assert "'tg0' was not made by ringfence" in " ".join(changed.notes)
+    assert vm.objects["tg0"] == EMPTY | {"iops-total": 9, "bps-read": 4096}
+
+
+def test_a_pool_of_ringfences_is_not_called_somebody_elses() -> None:
+    vm = joined()
+    notes = [*observed(vm, "vda").notes, *POOLS.observation(vm.part(POOLS, "bronze"), POOLS.rows[0]).notes]
+    assert not any("not made" in note for note in notes)
+
+
 def test_the_pool_of_another_is_set_and_stays_when_its_limits_are_lifted() -> None:
     vm = with_foreign_filter()
     assert verdicts(vm.set(pool_tg0_iops="9")) == [Verdict.APPLIED]

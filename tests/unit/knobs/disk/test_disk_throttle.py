@@ -275,3 +275,57 @@ def test_a_group_that_the_step_before_makes_is_joined_with_its_limits() -> None:
     KNOB.check(seen, {"group": "g2"}, force=False)
     arguments = sent(seen, group="g2")
     assert (arguments["iops"], arguments["group"]) == (100, "g2")
+
+
+def grouped() -> FakeBlocks:
+    """vda and vdb in group g1, at most 50 requests a second together."""
+    return two_disks(iops=50, group="g1")
+
+
+def asked_of_both(vm: FakeBlocks, first: dict[str, Any], second: dict[str, Any]) -> None:
+    """Have the checks of `disk.vda.KEY=VALUE... disk.vdb.KEY=VALUE...` in one command made."""
+    vda, vdb = vm.part("vda"), vm.part("vdb")
+    KNOB.check(vda, first, force=False)
+    KNOB.check(KNOB.foresee(vdb, [(vda, first)]), second, force=False)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "words"),
+    [
+        ({"iops": 100}, {"iops": 200}, "disk.vdb.iops=200 contradicts disk.vda.iops=100"),
+        ({"iops": None, "bps": 9}, {"iops": 200}, "disk.vdb.iops=200 contradicts disk.vda.iops=unlimited"),
+        ({"iops": 100, "iops.burst": 500}, {"iops": None, "bps": 9}, "disk.vda.iops=100 disk.vda.iops.burst=500"),
+        ({"iops": 100, "bps": 9}, {"bps": 9, "iops": 60}, "contradicts disk.vda.iops=100:"),
+    ],
+)
+def test_members_of_a_group_cannot_be_asked_different_things_at_once(
+    first: dict[str, Any], second: dict[str, Any], words: str
+) -> None:
+    vm = grouped()
+    with pytest.raises(UsageError) as caught:
+        asked_of_both(vm, first, second)
+    assert words in caught.value.message
+    assert "'g1'" in caught.value.message
+    assert "disk.vdb.group=none" in caught.value.hint
+    assert vm.script.changes() == []
+
+
+def test_who_joins_a_group_cannot_ask_something_else_of_it() -> None:
+    with pytest.raises(UsageError, match="throttle group 'g2'") as caught:
+        asked_of_both(two_disks(), {"iops": 100, "group": "g2"}, {"iops": 200, "group": "g2"})
+    assert "group=none" not in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ({"iops": 100}, {"iops": 100}),
+        ({"iops": 100}, {"bps": 1 << 20}),
+        ({"iops": 100}, {"iops": 200, "group": None}),
+        ({"iops": 100, "group": None}, {"iops": 200}),
+        ({"iops": None}, {"iops": 200}),  # without a limit, QEMU takes the disk out of its group
+        ({"iops": 100, "iops.burst": 500, "iops.burst_length": None}, {"bps": 9}),
+    ],
+)
+def test_what_members_of_a_group_can_be_asked_at_once(first: dict[str, Any], second: dict[str, Any]) -> None:
+    asked_of_both(grouped(), first, second)
