@@ -105,8 +105,6 @@ def _holders(addresses: Sequence[Address], pid: int) -> str:
 
 
 async def _beside_libvirt(vm: Vm, timeout_s: float) -> QmpDoor:
-    from ringfence.qemu.libvirt import LibvirtSession
-
     others = [address for address in vm.qmp_addresses if not is_own_socket(address)]
     own = [address for address in vm.qmp_addresses if is_own_socket(address)]
     if others:
@@ -114,6 +112,19 @@ async def _beside_libvirt(vm: Vm, timeout_s: float) -> QmpDoor:
             return await _any_of(others, timeout_s)
         except MonitorError:
             pass  # libvirtd is another way to the same QEMU; what it says is what counts
+    return await open_through_libvirtd(vm, own, timeout_s=timeout_s)
+
+
+async def open_through_libvirtd(
+    vm: Vm, own: Sequence[Address] = (), *, timeout_s: float = GREETING_TIMEOUT_S
+) -> QmpDoor:
+    """A way to the QMP of a VM of libvirt by libvirtd.
+
+    :param own: sockets that libvirt made for itself, tried when libvirtd does not help.
+    :raise MonitorError: neither lets us in.
+    """
+    from ringfence.qemu.libvirt import LibvirtSession
+
     try:
         return await LibvirtSession.open(vm, timeout_s=timeout_s)
     except MonitorError as through_libvirt:

@@ -1,27 +1,35 @@
 """Every VM of this host at a glance, as plain data: the command line's word, and QEMU's own where it can be had.
 
 A monitor that another client holds is left alone: to queue for it would be to take it from its owner when that
-one next reconnects. The others are held for one burst of questions each.
+one next reconnects. The others are held for one burst of questions each. libvirtd is asked to pass questions on.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, TypedDict
+from collections.abc import Awaitable, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
 from ringfence.engine import figures
-from ringfence.engine.doors import open_session
+from ringfence.engine.doors import open_session, open_through_libvirtd
 from ringfence.engine.driver import Edges, observe
 from ringfence.engine.figures import Figures
-from ringfence.errors import MonitorBusyError, MonitorGoneError, RingfenceError
+from ringfence.errors import MonitorBusyError, MonitorGoneError, MonitorTimeoutError, RingfenceError
 from ringfence.host.socket_table import BUSY, FREE, UNREACHABLE, SocketTable
+from ringfence.qemu.managers import LIBVIRT, PLAIN, is_own_socket
 
 if TYPE_CHECKING:
     from ringfence.core.model import Monitor, Vm
+    from ringfence.qemu.door import QmpDoor
 
 _AT_ONCE = 100
 """Sessions at a time: each takes a file descriptor or two, of which a process usually has 1024."""
+
+_THROUGH_LIBVIRTD = 4
+"""VMs at a time: each question to one is a process, virsh, of some 18 ms."""
+
+_LIBVIRTD_FOR = 5
+"""Times the time-out of a VM, after which no further VM is asked through libvirtd."""
 
 FROM_QEMU, FROM_COMMAND_LINE = "qmp", "command line"
 
@@ -99,40 +107,83 @@ class VmEntry(TypedDict):
 async def survey(vms: Sequence[Vm], table: SocketTable, *, timeout_s: float = 2.0) -> list[VmEntry]:
     """Ask every VM at once what it has now. Never raises for a VM that cannot be asked; changes nothing.
 
+    A VM of libvirt that has no other way in is asked through libvirtd, a few at a time, which takes long enough to
+    have an end: who has not had its turn after five times `timeout_s` is not asked.
+
     :param table: the sockets as they were before any of these sessions.
     :param timeout_s: for getting in, and again for all answers of a VM: enough for one that is starved of CPU.
     """
-    gate = asyncio.Semaphore(_AT_ONCE)
-
-    async def entry(vm: Vm) -> VmEntry:
-        async with gate:
-            return await _entry(vm, table, timeout_s)
-
-    return list(await asyncio.gather(*(entry(vm) for vm in vms)))
+    last_turn_s = asyncio.get_running_loop().time() + _LIBVIRTD_FOR * timeout_s
+    gates = _Gates(
+        table, timeout_s, asyncio.Semaphore(_AT_ONCE), asyncio.Semaphore(_THROUGH_LIBVIRTD), last_turn_s
+    )
+    return list(await asyncio.gather(*(_entry(vm, gates) for vm in vms)))
 
 
-async def _entry(vm: Vm, table: SocketTable, timeout_s: float) -> VmEntry:
-    monitors = [_monitor_entry(monitor, table, vm.pid) for monitor in vm.monitors]
-    open_to_us = tuple(
+class _Gates(NamedTuple):
+    """What the VMs of one survey share.
+
+    :param last_turn_s: when no VM is asked through libvirtd any more, by the loop's clock.
+    """
+
+    table: SocketTable
+    timeout_s: float
+    sessions: asyncio.Semaphore
+    libvirtd: asyncio.Semaphore
+    last_turn_s: float
+
+
+async def _entry(vm: Vm, gates: _Gates) -> VmEntry:
+    monitors = [_monitor_entry(monitor, gates.table, vm.pid) for monitor in vm.monitors]
+    open_to_us = [
         monitor
         for monitor, seen in zip(vm.monitors, monitors, strict=True)
         if monitor.kind == "qmp" and monitor.address and seen["state"] not in (BUSY, UNREACHABLE)
-    )
+    ]
+    libvirts = vm.manager == LIBVIRT and bool(vm.uuid)
+    own = [monitor for monitor in open_to_us if libvirts and monitor.address and is_own_socket(monitor.address)]
+    beside = [monitor for monitor in open_to_us if monitor not in own]
     found: Figures | None = None
     problem: str | None = None
-    if open_to_us:
+    if beside:
+        # Whoever manages it, here it is asked on these sockets or not at all.
+        alone = vm._replace(monitors=tuple(beside), manager=PLAIN if libvirts else vm.manager)
         try:
-            found = await _ask(vm._replace(monitors=open_to_us), monitors, timeout_s)
+            async with gates.sessions:
+                found = await _ask(open_session(alone, timeout_s=gates.timeout_s), monitors, gates.timeout_s)
         except RingfenceError as error:
-            _blame(error, [str(monitor.address) for monitor in open_to_us], monitors)
+            _blame(error, beside, monitors)
             problem = error.message
+    if not found and libvirts:
+        try:
+            found, problem = await _through_libvirtd(vm, own, monitors, gates), None
+        except RingfenceError as error:
+            _blame(error, own, monitors)
+            problem = error.message if open_to_us else f"{_why_not_asked(monitors)}; {error.message}"
     if not found and not problem:
         problem = _why_not_asked(monitors)
     return _vm_entry(vm, found, monitors, problem)
 
 
-async def _ask(vm: Vm, monitors: Sequence[MonitorEntry], timeout_s: float) -> Figures:
-    session = await open_session(vm, timeout_s=timeout_s)
+async def _through_libvirtd(
+    vm: Vm, own: Sequence[Monitor], monitors: Sequence[MonitorEntry], gates: _Gates
+) -> Figures:
+    """:raise MonitorTimeoutError: its turn has not come in time."""
+    try:
+        async with asyncio.timeout_at(gates.last_turn_s):
+            await gates.libvirtd.acquire()
+    except TimeoutError:
+        raise MonitorTimeoutError("not asked through libvirtd: the VMs before it took all of the time") from None
+    try:
+        addresses = [monitor.address for monitor in own if monitor.address]
+        opening = open_through_libvirtd(vm, addresses, timeout_s=gates.timeout_s)
+        return await _ask(opening, monitors, gates.timeout_s)
+    finally:
+        gates.libvirtd.release()
+
+
+async def _ask(opening: Awaitable[QmpDoor], monitors: Sequence[MonitorEntry], timeout_s: float) -> Figures:
+    session = await opening
     try:
         for monitor in monitors:
             if monitor["address"] == str(session.address):
@@ -154,12 +205,12 @@ def _monitor_entry(monitor: Monitor, table: SocketTable, pid: int) -> MonitorEnt
     }
 
 
-def _blame(error: RingfenceError, addresses: Sequence[str], monitors: Sequence[MonitorEntry]) -> None:
+def _blame(error: RingfenceError, tried: Sequence[Monitor], monitors: Sequence[MonitorEntry]) -> None:
     """What a failed attempt tells of the sockets that were tried."""
     busy, gone = isinstance(error, MonitorBusyError), isinstance(error, MonitorGoneError)
     state = BUSY if busy else UNREACHABLE if gone else None
     for monitor in monitors:
-        if state and len(addresses) == 1 and monitor["address"] in addresses:
+        if state and len(tried) == 1 and monitor["address"] == str(tried[0].address):
             monitor["state"] = state
 
 

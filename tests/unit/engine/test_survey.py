@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -45,9 +44,10 @@ class Table:
 
 
 class Doors:
-    """Stands for `open_session`; says which addresses it was led to."""
+    """Stands for `open_session` and `open_through_libvirtd`; says which addresses it was led to."""
 
     def __init__(self) -> None:
+        self.libvirtd: RingfenceError | None = None
         self.tried: list[str] = []
         self.open = 0
         self.most_open = 0
@@ -62,6 +62,15 @@ class Doors:
         self.open += 1
         self.most_open = max(self.most_open, self.open)
         self.address = vm.qmp_addresses[0]
+        return self
+
+    async def through_libvirtd(self, vm: Vm, own: Sequence[Address] = (), *, timeout_s: float) -> Any:
+        self.tried += ["libvirtd", *(address.path for address in own)]
+        if self.libvirtd:
+            raise self.libvirtd
+        self.address = Address("libvirt at qemu:///system")
+        self.open += 1
+        self.most_open = max(self.most_open, self.open)
         return self
 
     async def execute(self, command: str, arguments: object = None, *, timeout_s: float) -> Any:
@@ -81,6 +90,7 @@ class Doors:
 def doors(monkeypatch: pytest.MonkeyPatch) -> Doors:
     doors = Doors()
     monkeypatch.setattr(survey_module, "open_session", doors)
+    monkeypatch.setattr(survey_module, "open_through_libvirtd", doors.through_libvirtd)
     return doors
 
 
@@ -152,8 +162,7 @@ async def test_a_socket_that_is_gone(doors: Doors) -> None:
     assert (doors.tried, entry["problem"]) == ([], "nobody listens on /m")
 
 
-async def test_vms_are_asked_at_once_and_come_in_order(doors: Doors, tmp_path: Path) -> None:
-    doors.delay_s = 0.001
+async def test_vms_are_asked_at_once_and_come_in_order(doors: Doors) -> None:
     vms = [vm(f"-name v{index} -qmp unix:/m{index},server=on") for index in range(20)]
     entries = await survey(vms, Table(), timeout_s=5)  # type: ignore[arg-type]
     assert [entry["name"] for entry in entries] == [f"v{index}" for index in range(20)]
@@ -162,3 +171,76 @@ async def test_vms_are_asked_at_once_and_come_in_order(doors: Doors, tmp_path: P
 
 async def test_no_vms() -> None:
     assert await survey([], Table()) == []  # type: ignore[arg-type]
+
+
+OWN = "/var/lib/libvirt/qemu/domain-1-a/monitor.sock"
+
+
+def libvirts(line: str = f"-name a -smp 2 -qmp unix:{OWN},server=on") -> Vm:
+    return vm(line)._replace(manager="libvirt", uuid="d390f369")
+
+
+def held_by_libvirtd() -> Table:
+    table = Table()
+    table.states[OWN] = BUSY
+    return table
+
+
+async def all_of(vms: Sequence[Vm], table: Table, timeout_s: float = 1.0) -> list[VmEntry]:
+    return await survey(vms, table, timeout_s=timeout_s)  # type: ignore[arg-type]
+
+
+async def test_a_vm_whose_monitor_libvirtd_holds_is_asked_through_libvirtd(doors: Doors) -> None:
+    (entry,) = await all_of([libvirts()], held_by_libvirtd())
+    assert doors.tried == ["libvirtd"]
+    assert (entry["vcpus"]["now"], entry["source"], entry["problem"]) == (3, "qmp", None)
+    assert [monitor["state"] for monitor in entry["monitors"]] == [BUSY]
+    assert doors.open == 0
+
+
+async def test_a_free_socket_beside_libvirts_goes_before_libvirtd(doors: Doors) -> None:
+    line = f"-qmp unix:{OWN},server=on -qmp unix:/b,server=on"
+    (entry,) = await all_of([libvirts(line)], held_by_libvirtd())
+    assert (doors.tried, entry["source"]) == (["/b"], "qmp")
+    doors.error, doors.tried = MonitorBusyError("busy after all"), []
+    (entry,) = await all_of([libvirts(line)], held_by_libvirtd())
+    assert (doors.tried, entry["source"], entry["problem"]) == (["/b", "libvirtd"], "qmp", None)
+    assert [monitor["state"] for monitor in entry["monitors"]] == [BUSY, BUSY]
+
+
+async def test_libvirts_own_socket_is_left_to_who_asks_libvirtd_and_not_queued_for(doors: Doors) -> None:
+    await all_of([libvirts()], Table())
+    assert doors.tried == ["libvirtd", OWN]
+
+
+async def test_both_reasons_are_told_when_libvirtd_does_not_help(doors: Doors) -> None:
+    doors.libvirtd = MonitorTimeoutError("libvirt at qemu:///system: no answer")
+    (entry,) = await all_of([libvirts()], held_by_libvirtd())
+    assert entry["source"] == "command line"
+    assert entry["problem"] == "monitor busy: held by another client; libvirt at qemu:///system: no answer"
+
+
+async def test_many_vms_of_libvirt_are_asked_a_few_at_a_time(doors: Doors) -> None:
+    entries = await all_of([libvirts()] * 30, held_by_libvirtd())
+    assert [entry["source"] for entry in entries] == ["qmp"] * 30
+    assert doors.most_open == survey_module._THROUGH_LIBVIRTD
+    assert doors.open == 0
+
+
+async def test_vms_of_libvirt_whose_turn_does_not_come_in_time_are_not_asked(
+    doors: Doors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(survey_module, "_LIBVIRTD_FOR", -1)
+    at_once = survey_module._THROUGH_LIBVIRTD
+    vms = [libvirts()] * 30 + [vm("-name p -qmp unix:/m,server=on")]
+    *entries, plain = await all_of(vms, held_by_libvirtd())
+    assert [entry["source"] for entry in entries] == ["qmp"] * at_once + ["command line"] * (30 - at_once)
+    assert "took all of the time" in (entries[-1]["problem"] or "")
+    assert plain["source"] == "qmp"
+    assert doors.tried.count("libvirtd") == at_once
+
+
+async def test_a_vm_of_libvirt_without_a_known_socket(doors: Doors) -> None:
+    doors.libvirtd = MonitorGoneError("the VM has ended")
+    (entry,) = await all_of([libvirts("-name a")], Table())
+    assert (doors.tried, entry["problem"]) == (["libvirtd"], "no QMP socket; the VM has ended")
