@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import re
 import runpy
@@ -21,6 +22,47 @@ ROOT = Path(__file__).parents[2]
 def test_the_knobs_page_is_generated_from_the_rows() -> None:
     page = runpy.run_path(str(ROOT / "docs/generate.py"))["page"]()
     assert (ROOT / "docs/knobs.md").read_text() == page, "run `python docs/generate.py`"
+
+
+def test_the_control_sockets_page_is_generated_and_has_every_verb_and_error() -> None:
+    from ringfence.daemon.verbs import NAMES, Verbs
+
+    page = runpy.run_path(str(ROOT / "docs/generate.py"))["control"]()
+    assert (ROOT / "docs/control.md").read_text() == page, "run `python docs/generate.py`"
+    public = {name for name, value in vars(Verbs).items() if inspect.iscoroutinefunction(value)}
+    assert {name for name in public if not name.startswith("_")} == set(NAMES)
+    assert re.findall(r"^### `(\w+)`$", page, re.MULTILINE) == list(NAMES)
+    asked = {name: _arguments(getattr(Verbs, name)) for name in NAMES}
+    for section in page.split("\n### ")[1:]:
+        name = section.split("`")[1]
+        assert set(re.findall(r"^- `(\w+)`:", section, re.MULTILINE)) == asked[name], name
+    for name, kind in vars(errors).items():
+        if isinstance(kind, type) and issubclass(kind, errors.RingfenceError):
+            assert f"| `{name}` | {kind.exit_code} |" in page
+
+
+def _arguments(verb: object) -> set[str]:
+    """What a verb reads of a request's arguments, by its own text and that of what it finds the tenant with."""
+    text = inspect.getsource(verb)  # type: ignore[arg-type]  # a method
+    found = set(re.findall(r"call\.arguments(?:\.get\(|\[)['\"](\w+)['\"]", text))
+    return found | ({"vm"} if "self._tenant(call" in text else set())
+
+
+def test_the_examples_of_the_control_socket_are_what_the_program_says() -> None:
+    import json
+
+    from ringfence.control import protocol
+
+    page = (ROOT / "docs/control.md").read_text()
+    lines = re.findall(r"^(=>|<=) (\{.*\})$", page, re.MULTILINE)
+    assert {way for way, _ in lines} == {"=>", "<="}
+    for way, line in lines:
+        message = json.loads(line.replace("[...]", "[]"))
+        if way == "=>":
+            assert protocol.request(message).verb
+        elif "error" in message:
+            sent = protocol.error_data(protocol.raised(message["error"]))
+            assert set(message["error"]) == set(sent)
 
 
 def test_the_matrix_has_every_row_and_every_case_on_five_qemus() -> None:

@@ -1,9 +1,9 @@
 """What is said on the daemon's control socket: one JSON object a line, each way.
 
     => {"id": 1, "verb": "set", "arguments": {"vm": "web1", "values": {"vcpus": "2"}}}
-    <= {"id": 1, "progress": {"text": "waiting for the guest", "done": 1, "total": 2, "unit": "count"}}
-    <= {"id": 1, "result": [...]}
-    <= {"id": 1, "error": {"kind": "UsageError", "message": "...", "hint": "...", "state": "...", "exit_code": 2}}
+    <= {"id":1,"progress":{"text":"waiting for the guest","done":1,"total":2,"unit":"count"}}
+    <= {"id":1,"result":[...]}
+    <= {"id":1,"error":{"kind":"UsageError","message":"","hint":"","state":"","exit_code":2,"retryable":false}}
 
 Answers come in the order they are ready; a client may ask again before it has them. A connection that closes ends
 what it asked for as Ctrl-C would.

@@ -135,7 +135,7 @@ class _Connection:
         except RingfenceError as error:
             self._send({"id": number, "error": protocol.error_data(error)})
         except (LookupError, TypeError, ValueError, AttributeError) as error:
-            told = UsageError(f"the arguments cannot be read: {error}", hint="see ringfence/daemon/verbs.py")
+            told = UsageError(f"the arguments cannot be read: {error}", hint="see docs/control.md")
             self._send({"id": number, "error": protocol.error_data(told)})
         with suppress(OSError):
             await self._writer.drain()

@@ -1,6 +1,7 @@
 """What the control socket can be asked for.
 
-Each method is one verb, its docstring's first paragraph what it does, its parameters the request's arguments.
+Each method is one verb, its docstring's first paragraph what it does, its parameters the request's arguments;
+docs/control.md is made from them.
 """
 
 from __future__ import annotations
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from ringfence.engine.changes import Result, Step
 
 
+NAMES = ("status", "tenants", "show", "set", "history", "reload", "metrics")
+
+
 class Verbs:
     """:param reload: reads the files anew. :param metrics: what Prometheus would be told."""
 
@@ -40,11 +44,15 @@ class Verbs:
 
     def table(self) -> dict[str, Verb]:
         """Every verb by its name."""
-        names = ("status", "tenants", "show", "set", "history", "reload", "metrics")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in NAMES}
 
     async def status(self, call: Call) -> Any:
-        """How the daemon is, and how it stands with every tenant that has a fence."""
+        """How the daemon is, and how it stands with every tenant that has a fence and that the asker may see.
+
+        :return: an object: `version`, `pid`, `files` of fences, `told_of_new_vms_by`, `look_every_s`, `repairs`,
+            and `tenants`, each with `tenant`, `pid`, `rules`, `drift`, and its `kinds` by name: `state`
+            (`in step`, `waiting`, `drifted`, `refused`, `unknown`), `reason`, `differs`, `at_s`, `repairs`.
+        """
         keepers = self._warden.keepers
         return {
             "version": __version__,
@@ -67,7 +75,10 @@ class Verbs:
         }
 
     async def tenants(self, call: Call) -> Any:
-        """Every tenant that runs: its name, its process, and whether it has a fence."""
+        """Every tenant that runs and that the asker may see.
+
+        :return: a list of objects: `tenant`, `kind` (`vm` or `container`), `pid`, `fenced`.
+        """
         return [
             {
                 "tenant": tenant.name,
@@ -82,7 +93,9 @@ class Verbs:
     async def show(self, call: Call) -> Any:
         """Every knob of one tenant.
 
-        :param vm: the tenant.
+        :param vm: the tenant: its name, its UUID, `pid:N`, or `container:NAME`.
+        :return: an object: `vm`, `pid`, `knobs` as `ringfence show -o json` prints them, each with the `aliases`
+            of what it belongs to, and `trouble` (`message`, `hint`): why some could not be read, or null.
         """
         tenant = self._tenant(call, change=False)
         async with api.open_tenant(tenant) as opened:
@@ -103,8 +116,12 @@ class Verbs:
     async def set(self, call: Call) -> Any:
         """Change knobs of one tenant, all checked before the first is changed; the results, one a key.
 
-        :param vm: the tenant. :param values: by key, as a person writes them.
-        :param timeout_s: how long a guest may take for one key. :param force: also what would hurt the guest.
+        :param vm: the tenant, as for `show`.
+        :param values: an object: by key, what is wanted, as a person writes it.
+        :param timeout_s: how long a guest may take for one key; 60 unless given.
+        :param force: true: also what would hurt the guest; false unless given.
+        :return: a list of results as `ringfence set -o json` prints them, each with its `exit_code`. Words of
+            progress come before it.
         """
         tenant = self._tenant(call, change=True)
         values = {text(key): value for key, value in fields(call.arguments["values"]).items()}
@@ -164,7 +181,11 @@ class Verbs:
     async def history(self, call: Call) -> Any:
         """The last changes, newest first.
 
-        :param vm: of one tenant only. :param limit: how many, 50 unless given.
+        :param vm: of one tenant only; of all unless given.
+        :param limit: how many; 50 unless given.
+        :return: a list of transactions: `id`, `at_s`, `kind`, `author` (`user`, `pid`, `started`, `command`),
+            `state`, `confirm_by_s`, `reverts`, `whole`, and `changes`, each with `tenant`, `identity`, `state`,
+            `said`, and by key the values `before`, `asked` and `after`, the `rules` and the `verdicts`.
         """
         name = call.arguments.get("vm")
         if name is not None:
@@ -177,13 +198,19 @@ class Verbs:
         return [_transaction(one) for one in self._office.record.history(tenant_name, limit=limit)]
 
     async def reload(self, call: Call) -> Any:
-        """Read the files of fences anew; when they are wrong, those of before stay in force."""
+        """Read the files of fences anew; when they are wrong, those of before stay in force.
+
+        :return: what they come to, in a sentence.
+        """
         if not call.peer.may_change():
             raise refuse(call.peer, "have the files read anew")
         return self._reload()
 
     async def metrics(self, call: Call) -> Any:
-        """What `/metrics` tells, as text."""
+        """What `/metrics` tells.
+
+        :return: Prometheus' text format, as one string.
+        """
         if not call.peer.may_read():
             raise refuse(call.peer, "see the metrics")
         return await self._metrics()
