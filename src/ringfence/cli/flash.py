@@ -6,7 +6,7 @@ import importlib
 
 import typer
 
-_VERBS = ("sim", "wear", "serve")
+_VERBS = ("plan", "sim", "wear", "serve")
 
 _flash = typer.Typer(
     no_args_is_help=True,

@@ -68,6 +68,20 @@ class _Due:
         """Whether the fence has not been met since the tenant appeared, or the files changed."""
         self.failures = 0
         self.repaired_s = 0.0
+        self.poked_s: float | None = None
+        self.poked_fresh = False
+
+    def poke(self, when_s: float, fresh: bool) -> None:
+        """Have it looked at by `when_s`; remembered, as a look that is under way settles when the next one is."""
+        self.poked_s = when_s if self.poked_s is None else min(self.poked_s, when_s)
+        self.poked_fresh = self.poked_fresh or fresh
+        self.heed()
+
+    def heed(self) -> None:
+        """Go by what was asked for since the last look began."""
+        if self.poked_s is not None:
+            self.at_s = min(self.at_s, self.poked_s)
+            self.fresh = self.fresh or self.poked_fresh
 
 
 class Keeper:
@@ -111,8 +125,7 @@ class Keeper:
         when_s = self._office.now_s() + in_s
         for kind, due in self._due.items():
             if only in (None, kind):
-                due.at_s = min(due.at_s, when_s)
-                due.fresh = due.fresh or fresh
+                due.poke(when_s, fresh)
         self._woken.set()
 
     async def run(self) -> None:
@@ -130,10 +143,12 @@ class Keeper:
 
     async def _tend(self, kind: str, due: _Due) -> None:
         before = due.kept
+        due.poked_s, due.poked_fresh = None, False
         try:
             due.kept = await (self._enforce(kind, due) if due.fresh else self._look(kind, due))
         except RingfenceError as error:
             due.kept = self._not_now(due, error.message)
+        due.heed()
         due.kept = due.kept._replace(at_s=self._office.now_s())
         if (before.state, before.reason, before.differs) != (due.kept.state, due.kept.reason, due.kept.differs):
             self._changed(self, kind)

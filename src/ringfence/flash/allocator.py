@@ -154,17 +154,27 @@ class Allocator:
 
     def _shared(self, request: Request, kept: tuple[Die, ...]) -> tuple[tuple[Die, ...], int]:
         """Blocks of dies that others of the same class use too, or of fresh channels."""
+        shared = self._groups(request.isolation)
+        groups = shared + self._channels()
+        # A full channel in front would have it spread thin over many: it may begin behind it.
+        ways = [self._spread(request, kept, groups[start:]) for start in range(len(shared) + 1)]
+        found = [way for way in ways if way is not None]
+        if not found:
+            raise self._refusal(request, [*kept, *(die for group in groups for die in group if die not in kept)])
+        fresh = set(self.free_channels())
+        return min(found, key=lambda way: (len({die.channel for die in way[0]} & fresh), len(way[0])))
+
+    def _spread(
+        self, request: Request, kept: tuple[Die, ...], groups: list[list[Die]]
+    ) -> tuple[tuple[Die, ...], int] | None:
+        """What it has and the first of the groups, as many as it takes."""
         dies = list(kept)
-        groups = self._groups(request.isolation) + self._channels()
-        if not dies and groups:
-            dies = list(groups.pop(0))
-        while True:
+        for group in [[], *groups]:
+            dies += [die for die in group if die not in dies]
             blocks = self._blocks_for(request, len(dies))
             if dies and self._room(dies, blocks) and self._fast_enough(request, dies):
                 return tuple(dies), 0 if request.isolation is Isolation.NONE else blocks
-            if not groups:
-                raise self._refusal(request, dies)
-            dies += [die for die in groups.pop(0) if die not in dies]
+        return None
 
     def _groups(self, isolation: Isolation) -> list[list[Die]]:
         """Channels in use by tenants of that class, those with fewest blocks given away first."""
@@ -194,7 +204,8 @@ class Allocator:
         return self._needed(request.capacity_bytes, dies)
 
     def _room(self, dies: list[Die], blocks: int) -> bool:
-        return all(self._given(die) + blocks <= self._device.geometry.blocks for die in dies)
+        left = self._device.geometry.blocks - blocks
+        return left >= 0 and all(self._given(die) <= left for die in dies)
 
     def _suffices(self, request: Request, dies: list[Die], blocks: int) -> bool:
         if not dies or self._needed(request.capacity_bytes, len(dies)) > blocks:

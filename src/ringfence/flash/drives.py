@@ -31,6 +31,8 @@ class Drive(NamedTuple):
     :param nvm_sets: how many it can have at most; 0 where it has none. `endurance_groups` likewise.
     :param reclaim_groups: of FDP, in the configuration with most of them; `handles` likewise.
     :param fdp: it can do FDP, whether it is switched on or not.
+    :param capacity_bytes: of all its media, or else of its namespaces; 0 where neither is known.
+    :param uses: where the host has it mounted, or what is made of it; empty where the host does not use it.
     """
 
     name: str
@@ -43,6 +45,8 @@ class Drive(NamedTuple):
     handles: int = 0
     max_namespaces: int = 1
     namespaces: tuple[Namespace, ...] = ()
+    capacity_bytes: int = 0
+    uses: tuple[str, ...] = ()
 
 
 class Ability(NamedTuple):
@@ -79,6 +83,7 @@ def read_drive(
         reclaim_groups=max((_number(config, "nrg") for config in configs), default=0),
         handles=max((_number(config, "nruh") for config in configs), default=0),
         max_namespaces=max(1, _number(identify, "nn")),
+        capacity_bytes=_wide(identify, "tnvmcap"),
     )
 
 
@@ -123,6 +128,12 @@ def _fdp(device: str) -> str:
 def _number(page: Mapping[str, Any], key: str) -> int:
     value = page.get(key)
     return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else 0
+
+
+def _wide(page: Mapping[str, Any], key: str) -> int:
+    """A number of 128 bits, which nvme-cli writes as text."""
+    value = page.get(key)
+    return int(value) if isinstance(value, str) and value.isdecimal() and len(value) < 40 else _number(page, key)
 
 
 class Placement(NamedTuple):

@@ -56,7 +56,34 @@ def _drive(root: Path, name: str, ask: Ask) -> Drive:
     if found.fdp:
         configs = (ask(["fdp", "configs", device, "--endgrp-id=1"]) or {}).get("configs")
         found = read_drive(name, model, page, configs if isinstance(configs, list) else ())
-    return found._replace(namespaces=_namespaces(root, name, ask))
+    namespaces = _namespaces(root, name, ask)
+    names = [namespace.name for namespace in namespaces]
+    return found._replace(
+        namespaces=namespaces,
+        capacity_bytes=found.capacity_bytes or sum(_size_bytes(root, name) for name in names),
+        uses=tuple(use for name in names for use in _uses(root, name)),
+    )
+
+
+def _size_bytes(root: Path, block: str) -> int:
+    """sysfs counts in 512 bytes, whatever the disk's own sectors are."""
+    sectors = _text(root / "sys/block" / block / "size")
+    return 512 * int(sectors) if sectors.isdecimal() else 0
+
+
+def _uses(root: Path, block: str) -> list[str]:
+    """Where a disk or a partition of it is mounted or swapped to, and what (LVM, RAID, crypt) is made of it."""
+    folder = root / "sys/block" / block
+    parts = [folder, *sorted(folder.glob(f"{block}p*"))]
+    devices = {f"/dev/{part.name}" for part in parts}
+    mounts = [line.split() for line in _text(root / "proc/self/mounts").splitlines()]
+    swaps = [line.split() for line in _text(root / "proc/swaps").splitlines()]
+    found = [words[1] for words in mounts if len(words) > 1 and words[0] in devices]
+    found += ["swap" for words in swaps if words and words[0] in devices]
+    for part in parts:
+        holders = part / "holders"
+        found += sorted(holder.name for holder in holders.iterdir()) if holders.is_dir() else []
+    return found
 
 
 def _namespaces(root: Path, controller: str, ask: Ask) -> tuple[Namespace, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, cast
 
@@ -37,6 +37,7 @@ class PaperOffice:
         self.drifted = False
         self.error: RingfenceError | None = None
         self.problem: RingfenceError | None = None
+        self.meanwhile: Callable[[], object] = lambda: None
 
     def now_s(self) -> float:
         return self.clock_s
@@ -54,6 +55,7 @@ class PaperOffice:
 
     async def apply(self, tenant: object, fence: Fence, kind: str, options: object) -> Report:
         self.applied.append((kind, self.clock_s))
+        self.meanwhile()
         if self.error:
             raise self.error
         plan = self._plan(fence)
@@ -205,5 +207,17 @@ async def test_a_reset_of_the_guest_has_all_of_it_met_anew(office: PaperOffice) 
     keeper = make(office)
     await turn(keeper)
     keeper.poke(fresh=True)
+    await turn(keeper)
+    assert len(office.applied) == 2
+
+
+async def test_what_is_asked_for_while_a_change_is_under_way_is_not_forgotten(office: PaperOffice) -> None:
+    keeper = make(office)
+
+    def poke_once() -> None:
+        office.meanwhile = lambda: None
+        keeper.poke(fresh=True)
+
+    office.meanwhile = poke_once
     await turn(keeper)
     assert len(office.applied) == 2

@@ -103,7 +103,7 @@ def test_promised_bandwidth_is_not_promised_twice() -> None:
     allocator = Allocator(FLASHBLOX)
     allocator.allocate(ask("a", Isolation.SOFTWARE, 10, write=60_000_000))
     other = allocator.allocate(ask("b", Isolation.SOFTWARE, 10, write=60_000_000))
-    assert len(other.channels) == 2
+    assert 1 in other.channels
 
 
 def test_the_preferred_channels_are_given_first() -> None:

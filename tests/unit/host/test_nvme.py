@@ -63,6 +63,23 @@ def test_without_nvme_cli_only_what_sysfs_says(tmp_path: Path, recorded: dict[st
     assert [ability.kind for ability in abilities(drive)] == ["zones", "namespaces"]
 
 
+def test_how_large_a_drive_is_and_what_the_host_does_with_it(tmp_path: Path, recorded: dict[str, Any]) -> None:
+    disk = tmp_path / "sys/block/nvme0n1"
+    for folder in ("holders", "nvme0n1p1/holders", "nvme0n1p2/holders/dm-0"):
+        (disk / folder).mkdir(parents=True)
+    (disk / "size").write_text("2048\n")
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/mounts").write_text(
+        "/dev/nvme0n1p1 /boot ext4 rw 0 0\n/dev/nvme0n10 /mnt ext4 rw 0 0\n"
+    )
+    (tmp_path / "proc/swaps").write_text("Filename Type Size\n/dev/nvme0n1 partition 1 0 -2\n")
+    drive = host(tmp_path, recorded["fdp"])
+    assert drive.capacity_bytes == 1024**2  # it says 0 of all its media
+    assert drive.uses == ("/boot", "swap", "dm-0")
+    assert read_drive("nvme0", "", {"tnvmcap": str(2**70)}).capacity_bytes == 2**70
+    assert read_drive("nvme0", "", {"tnvmcap": "much"}).capacity_bytes == 0
+
+
 def test_no_drives(tmp_path: Path) -> None:
     assert find_drives(tmp_path) == ()
 
