@@ -63,7 +63,9 @@ class LoopThread:
         """An asynchronous context as a plain one."""
 
         async def leave(error: BaseException | None) -> bool | None:
-            return await manager.__aexit__(type(error) if error else None, error, error and error.__traceback__)
+            if error is None:
+                return await manager.__aexit__(None, None, None)
+            return await manager.__aexit__(type(error), error, error.__traceback__)
 
         async def enter() -> _T:
             return await manager.__aenter__()
