@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -93,10 +94,18 @@ class Stage:
 
 
 @pytest.fixture
-def stage(tmp_path: Path) -> Iterator[Stage]:
+def stage() -> Iterator[Stage]:
+    """In a folder that others may pass through, which pytest's own is not, and whose name leaves room for sockets."""
     if find_qemu() is None:
         pytest.skip("no QEMU here")
-    made = Stage(tmp_path)
+    with TemporaryDirectory(prefix="rf-") as folder:
+        Path(folder).chmod(0o755)
+        yield from on_stage(Path(folder))
+
+
+def on_stage(folder: Path) -> Iterator[Stage]:
+    """A stage, and its end."""
+    made = Stage(folder)
     yield made
     if made.daemon is not None:
         made.stop()
@@ -207,10 +216,6 @@ def test_strangers_may_not_look_and_group_members_may_not_change(stage: Stage) -
     stage.write("fences: {VM-*: {disks: {d1: {iops: 500}}}}")
     stage.boot("a", *DISK)
     stage.start()
-    stage.folder.chmod(0o755)
-    for parent in stage.folder.parents:
-        if parent.stat().st_uid == os.getuid() and parent != Path("/"):
-            parent.chmod(parent.stat().st_mode | 0o011)
     script = (
         "import json, os, socket, sys; os.setgid(65534); os.setuid(65534); s = socket.socket(socket.AF_UNIX);"
         "s.connect(sys.argv[1]); s.sendall(sys.argv[2].encode() + b'\\n'); print(s.makefile().readline())"
