@@ -95,7 +95,7 @@ class Stage:
 
 @pytest.fixture
 def stage() -> Iterator[Stage]:
-    """In a folder that others may pass through, which pytest's own is not, and whose name leaves room for sockets."""
+    """In a folder that others may pass through, unlike pytest's own; its name leaves room for sockets."""
     if find_qemu() is None:
         pytest.skip("no QEMU here")
     with TemporaryDirectory(prefix="rf-") as folder:
