@@ -1,4 +1,5 @@
-"""Writes what is taken from the code: docs/knobs.md from the knobs' rows, docs/control.md from the daemon's verbs.
+"""Writes what is taken from the code: docs/knobs.md from the knobs' rows, docs/control.md from the daemon's verbs,
+and src/ringfence/blocking.py from the Python API.
 
 Run it after one of them has changed; a test fails while they differ.
 """
@@ -163,6 +164,9 @@ def _errors() -> str:
 
 
 if __name__ == "__main__":
+    import blocking_twin
+
+    blocking_twin.PATH.write_text(blocking_twin.text())
     CONTROL.write_text(control())
     SCHEMA.write_text(schema())
     PAGE.write_text(page())

@@ -65,6 +65,26 @@ def test_the_examples_of_the_control_socket_are_what_the_program_says() -> None:
             assert set(message["error"]) == set(sent)
 
 
+def test_the_blocking_api_is_generated_and_has_all_that_the_other_has() -> None:
+    from ringfence import blocking
+    from ringfence.engine import api
+
+    twin = runpy.run_path(str(ROOT / "docs/blocking_twin.py"))
+    assert (ROOT / "src/ringfence/blocking.py").read_text() == twin["text"](), "run `python docs/generate.py`"
+    assert set(twin["TWINS"]) == {
+        name for name, value in vars(api).items() if inspect.isclass(value) and value.__module__ == api.__name__
+    }
+    for name in twin["TWINS"]:
+        ours, theirs = vars(getattr(blocking, name)), vars(getattr(api, name))
+        for method in (one for one in theirs if not one.startswith("_")):
+            assert not inspect.iscoroutinefunction(ours[method])
+            here, there = inspect.signature(ours[method]), inspect.signature(theirs[method])
+            assert [(one.name, one.kind, one.annotation) for one in here.parameters.values()] == [
+                (one.name, one.kind, one.annotation) for one in there.parameters.values()
+            ]
+    assert not re.search(r"\b(async|await|asyncio)\b", (ROOT / "src/ringfence/blocking.py").read_text())
+
+
 def test_the_matrix_has_every_row_and_every_case_on_five_qemus() -> None:
     lines = [line for line in (ROOT / "docs/matrix.md").read_text().splitlines() if line.startswith("| ")]
     head, *body = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines)

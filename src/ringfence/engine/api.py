@@ -40,7 +40,7 @@ class OpenVm:
     def __init__(self, info: Tenant, edges: Edges) -> None:
         self.info = info
         self.edges = edges
-        self.kind = CONTAINER if isinstance(info, Container) else VM
+        self.kind: str = CONTAINER if isinstance(info, Container) else VM
         self.trouble: RingfenceError | None = None
 
     async def parts(self) -> list[tuple[Knob, tuple[Part, ...]]]:
@@ -91,7 +91,7 @@ class OpenVm:
         :param watch: look on for some seconds where a change may show only then that something went wrong, such as
             a busy disk that does not go on; the results' notes tell.
 
-        When the task is cancelled, what is under way is left as it is; `interrupt` leaves order.
+        With asyncio: when the task is cancelled, what is under way is left as it is; `interrupt` leaves order.
         """
         results = await changes.apply(
             self.edges, steps, timeout_s=timeout_s, force=force, progress=progress, ended=ended
@@ -101,8 +101,10 @@ class OpenVm:
     def interrupt(self) -> None:
         """Have a change that is under way end soon, and later ones not begin; their results say so.
 
-        What the guest had reached becomes its target, and what was switched on for the change is switched off. To
-        be called in the loop's thread, such as by a signal handler of the loop. It lasts: open the VM anew.
+        What the guest had reached becomes its target, and what was switched on for the change is switched off. It
+        lasts: open the VM anew.
+
+        With asyncio: to be called in the loop's thread, such as by a signal handler of the loop.
         """
         self.edges.interrupt()
 
@@ -243,5 +245,5 @@ class Host:
 
 
 def connect() -> Host:
-    """This host, as an async context manager."""
+    """This host, as a context manager."""
     return Host()
