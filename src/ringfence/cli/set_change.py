@@ -195,26 +195,6 @@ def _shown(row: Row, value: Value | None) -> str:
     return units.format_value(row.unit, value)
 
 
-def as_data(result: Result) -> dict[str, object]:
-    """One result as plain data, for JSON and YAML."""
-    return {
-        "key": result.key,
-        "before": result.before,
-        "asked": result.asked,
-        "target": result.target,
-        "actual": result.actual,
-        "known": result.known,
-        "unit": result.row.unit,
-        "verdict": str(result.verdict),
-        "by": result.by,
-        "detail": result.detail,
-        "state": result.state,
-        "hint": result.hint,
-        "notes": list(result.notes),
-        "took_ms": round(result.took_ms, 2),
-    }
-
-
 def _print_results(results: Sequence[Result], output: Format) -> None:
     def render() -> None:
         width = max(len(r.key) for r in results)
@@ -223,7 +203,9 @@ def _print_results(results: Sequence[Result], output: Format) -> None:
         for text in dict.fromkeys(text for r in results for text in r.notes):
             note(f"  {text}")
 
-    emit([as_data(r) for r in results], output, render)
+    from ringfence.control.data import result_data
+
+    emit([result_data(r) for r in results], output, render)
     bad = next((r for r in results if r.verdict != "applied"), None)
     if bad is not None:
         problem(f"{bad.key} {bad.verdict}: {bad.detail}", state=bad.state, hint=bad.hint)

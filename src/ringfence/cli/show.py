@@ -11,6 +11,7 @@ import typer
 from ringfence import units
 from ringfence.cli import completion, target
 from ringfence.cli.output import Format, console, emit, printable
+from ringfence.control.data import observation_data
 
 if TYPE_CHECKING:
     from ringfence.core.knob import Knob, Observation, Part, Value
@@ -40,7 +41,7 @@ def show(
         "vm": info.name,
         "pid": info.pid,
         "knobs": [
-            as_data(knob.observation(part, row)) | {"aliases": list(part.aliases)}
+            observation_data(knob.observation(part, row)) | {"aliases": list(part.aliases)}
             for knob, part in parts
             for row in knob.rows
         ],
@@ -56,24 +57,6 @@ async def _read(vm: Tenant, limits: target.Deadlines) -> tuple[list[tuple[Knob, 
     async with open_tenant(vm, **limits) as opened:
         found = [(knob, part) for knob, parts in await opened.parts() for part in parts]
         return found, opened.trouble
-
-
-def as_data(observation: Observation) -> dict[str, object]:
-    """One observation as plain data, for JSON and YAML; null is unlimited or unknown."""
-    row = observation.row
-    return {
-        "key": observation.key,
-        "target": observation.target,
-        "actual": observation.actual,
-        "unit": row.unit,
-        "minimum": observation.minimum,
-        "maximum": observation.maximum,
-        "mechanism": row.mechanism,
-        "help": row.help,
-        "unavailable": observation.unavailable or None,
-        "notes": list(observation.notes),
-        "advice": [advice._asdict() for advice in observation.advice],
-    }
 
 
 def _now(observation: Observation) -> str:
