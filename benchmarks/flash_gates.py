@@ -107,33 +107,34 @@ def poisson() -> None:
     row("to the nanosecond", "", f"{same:.2%}", "")
 
 
-# Case, share of reads, depth, which to look at, the anchor's mean, its p99 for the least and the greatest of its lots:
-# of 60,000 requests it differs by a seventh between lots where it stands on a step of the distribution.
+# Case, share of reads, depth, which to look at, the anchor's mean and p99 for the lot that its results are given for,
+# and its p99 over four other lots of 60,000 requests, where these were run: it differs by a seventh between lots
+# where it stands on a step of the distribution. The gate is the one lot; the others are there to be seen.
 CLOSED = (
-    ("read QD4", 1.0, 4, None, 136.7, 243.9, 243.9),
-    ("read QD16", 1.0, 16, None, 168.8, 393.5, 393.5),
-    ("read QD64", 1.0, 64, None, 351.6, 1231.3, 1298.6),
-    ("read QD256", 1.0, 256, None, 1280.8, 2640.8, 3031.7),
-    ("write QD16", 0.0, 16, None, 912.0, 1809.0, 2101.2),
-    ("write QD64", 0.0, 64, None, 1365.3, 4102.0, 4102.0),
-    ("70/30 QD64, reads", 0.7, 64, 0, 347.0, 964.1, 964.1),
-    ("70/30 QD64, writes", 0.7, 64, 1, 1263.6, 3796.3, 3796.3),
+    ("read QD4", 1.0, 4, None, 136.7, 243.9, ""),
+    ("read QD16", 1.0, 16, None, 168.8, 393.5, ""),
+    ("read QD64", 1.0, 64, None, 351.6, 1287.9, "1231.3 to 1298.6"),
+    ("read QD256", 1.0, 256, None, 1280.8, 2871.2, "2640.8 to 3031.7"),
+    ("write QD16", 0.0, 16, None, 912.0, 1827.0, "1809.0 to 2101.2"),
+    ("write QD64", 0.0, 64, None, 1365.3, 4102.0, ""),
+    ("70/30 QD64, reads", 0.7, 64, 0, 347.0, 964.1, ""),
+    ("70/30 QD64, writes", 0.7, 64, 1, 1263.6, 3796.3, ""),
 )
 
 
 def closed_loops() -> None:
     head("Closed loops, 16K random, 60,000 requests, three lots (mean 3 %, p99 5 %)",
-         "case", "anchor mean", "ours", "anchor p99", "ours", "")  # fmt: skip
+         "case", "anchor mean", "ours", "anchor p99", "in other lots", "ours", "")  # fmt: skip
     tenant = whole(VD16)
-    for name, reads, depth, part, mean, least, most in CLOSED:
+    for name, reads, depth, part, mean, p99, others in CLOSED:
         found = []
         for seed in (1, 2, 3):
             flow = uniform(tenant, 0, reads, 60_000, seed, depth=depth)
             keep = None if part is None else np.asarray(flow.writes) == part
             found.append(times(simulate(Scenario(VD16, (tenant,), (flow,))), keep))
         ours = (np.mean([t.mean_us for t in found]), np.mean([t.p99_us for t in found]))
-        held = all(off(t.mean_us, mean) <= 0.03 and 0.95 * least <= t.p99_us <= 1.05 * most for t in found)
-        row(name, mean, f"{ours[0]:.1f}", f"{least} to {most}", f"{ours[1]:.1f}", gate(name, held))
+        held = all(off(t.mean_us, mean) <= 0.03 and off(t.p99_us, p99) <= 0.05 for t in found)
+        row(name, mean, f"{ours[0]:.1f}", p99, others, f"{ours[1]:.1f}", gate(name, held))
 
 
 def write_amplification() -> None:

@@ -27,11 +27,11 @@ COPIED = ("src", "tests", "benchmarks", "scripts", "pyproject.toml", "README.md"
 
 # Bytecode of the checkout goes to /cache, where the next run finds it; that of all else to the saved disk.
 _ENVIRONMENT = """\
-export PYTHONPATH=/work/src:/opt PYTHONPYCACHEPREFIX=/var/cache/pyc RINGFENCE_IN_A_BOX=1
+export PYTHONPATH=/checkout/src:/opt PYTHONPYCACHEPREFIX=/var/cache/pyc RINGFENCE_IN_A_BOX=1
 """
 _PREPARE = """\
-mkdir -p /var/cache/pyc /work
-ln -sfn /cache/pyc /var/cache/pyc/work
+mkdir -p /var/cache/pyc /checkout
+ln -sfn /cache/pyc /var/cache/pyc/checkout
 cat >/tmp/test_warm.py <<'END'
 import asyncio, json, subprocess
 
@@ -52,7 +52,7 @@ export RINGFENCE_NESTED=1
 mkdir -p /root/.cache/ringfence/ && cp -r /share/lab /root/.cache/ringfence/ || exit 99
 """
 _RUN = """\
-mkdir -p /cache/pyc /work && cd /work && tar xf /share/tree.tar || exit 99
+mkdir -p /cache/pyc /checkout && cd /checkout && tar xf /share/tree.tar || exit 99
 """
 
 

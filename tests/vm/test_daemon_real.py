@@ -126,6 +126,7 @@ def test_a_vm_is_fenced_when_it_appears_and_when_it_has_drifted(stage: Stage) ->
     results = stage.ask("set", vm=f"{stage.name}-a", values={"disk.vda.iops": "70"})
     assert [r["verdict"] for r in results] == ["applied"]
     assert "put it back" in results[0]["notes"][0]
+    assert stage.ask("history", vm=f"{stage.name}-a")[0]["state"] == "done"
     stage.ask("reload")  # has everything looked at
     stage.until(lambda: stage.value("a", "disk.vda.iops") == 500)
     assert stage.ask("status")["repairs"] == 1
@@ -175,6 +176,23 @@ def test_a_pool_of_the_host_is_divided_anew_when_a_member_comes_or_goes(stage: S
     stage.until(lambda: stage.value("b", "pool.bronze.iops") == 500)
     other.kill()
     stage.until(lambda: stage.value("a", "pool.bronze.iops") == 1000)
+
+
+def test_a_set_that_is_not_wholly_applied_is_recorded_as_that(stage: Stage) -> None:
+    stage.write("fences: {}")
+    stage.boot("a", *DISK, "-device", "virtio-balloon-pci")
+    stage.start()
+    stage.until(lambda: any(t["tenant"] == f"{stage.name}-a" for t in stage.ask("tenants")))
+    wants = {"disk.vda.iops": "70", "memory.target": "24MiB"}  # nobody in there moves the balloon
+    stage.until(lambda: stage.value("a", "disk.vda.iops") is None)
+    results = stage.ask("set", vm=f"{stage.name}-a", values=wants, timeout_s=0.5)
+    assert {r["key"]: r["verdict"] == "applied" for r in results} == {
+        "disk.vda.iops": True,
+        "memory.target": False,
+    }
+    [change] = stage.ask("history", vm=f"{stage.name}-a")
+    assert (change["state"], change["changes"][0]["state"]) == ("partly", "mixed")
+    assert change["changes"][0]["after"]["disk.vda.iops"] == 70
 
 
 def test_what_waits_and_what_is_refused_says_why(stage: Stage) -> None:

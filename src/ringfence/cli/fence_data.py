@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ringfence import units
 from ringfence.cli.output import line, note
+from ringfence.control.data import result_data
 from ringfence.core.knob import Verdict
 from ringfence.engine import order
 
@@ -154,26 +155,13 @@ def _ended_data(ended: Ended) -> dict[str, Any]:
     }
 
 
-def result_data(result: Result) -> dict[str, Any]:
-    """What became of one key."""
-    return {
-        "key": result.key,
-        "before": result.before,
-        "asked": result.asked,
-        "actual": result.actual,
-        "verdict": str(result.verdict),
-        "by": result.by,
-        "detail": result.detail,
-        "hint": result.hint,
-        "took_ms": round(result.took_ms, 2),
-    }
-
-
 def print_report(report: Report) -> None:
     """What became of a plan, for people."""
     for ended in report.tenants:
         for result in ended.results:
             line(f"{ended.plan.name}  {result.key}  {_became(result)}")
+        for text in dict.fromkeys(text for result in ended.results for text in result.notes):
+            note(f"{ended.plan.name}  {text}")
         for problem in ended.plan.problems:
             line(f"{ended.plan.name}  ! {problem.error.message}")
             if problem.error.hint:

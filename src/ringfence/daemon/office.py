@@ -72,7 +72,10 @@ class Office:
         report = await transaction.apply(
             self._only(kind), concerned, self.doors, self.record, self._author, options
         )
-        self.verdicts.update(str(result.verdict) for ended in report.tenants for result in ended.results)
+        for ended in report.tenants:
+            self.verdicts.update(str(result.verdict) for result in ended.results)
+            for text in dict.fromkeys(text for result in ended.results for text in result.notes):
+                log("info", f"{ended.plan.name}: {text}")
         return report
 
     async def tidy(self) -> list[asyncio.Task[str]]:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from ringfence.control import protocol
 from ringfence.daemon.peers import GROUP, Peer, peer_of
+from ringfence.daemon.service import log
 from ringfence.errors import HostError, RingfenceError, UsageError
 
 _MOST_AT_ONCE = 16
@@ -123,6 +124,7 @@ class _Connection:
 
     async def _answer(self, line: bytes) -> None:
         number: Any = None
+        message: Mapping[str, Any] = {}
         try:
             message = protocol.decode(line)
             number = message.get("id")
@@ -135,6 +137,7 @@ class _Connection:
         except RingfenceError as error:
             self._send({"id": number, "error": protocol.error_data(error)})
         except (LookupError, TypeError, ValueError, AttributeError) as error:
+            log("error", f"{message.get('verb')!r} of pid {self._peer.pid}: {error!r}")
             told = UsageError(f"the arguments cannot be read: {error}", hint="see docs/control.md")
             self._send({"id": number, "error": protocol.error_data(told)})
         with suppress(OSError):

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 from ringfence import __version__
 from ringfence.control import data
 from ringfence.core.answers import fields, text
+from ringfence.core.knob import Verdict
 from ringfence.core.model import Container
 from ringfence.daemon.peers import Peer, refuse
-from ringfence.engine import api, authors, fences, snapshot
+from ringfence.engine import api, authors, fences, journal, snapshot
 from ringfence.engine.journal import Author, Change, Transaction
-from ringfence.errors import UsageError
+from ringfence.errors import RingfenceError, UsageError
 from ringfence.knobs import registry
 
 if TYPE_CHECKING:
@@ -140,10 +141,9 @@ class Verbs:
             record = self._office.record
             number = record.begin("set", _author(call.peer, values), [change], at_s=self._office.now_s())
             results = await self._carried_out(call, opened, steps, timeout_s, force)
-            after = snapshot.values(await snapshot.look(opened.edges, knobs))
-            verdicts = {result.key: str(result.verdict) for result in results}
-            record.ended(number, change._replace(after=after, verdicts=verdicts, state="new"))
-            record.finish(number, "done")
+            ended = await _ended(opened, change, results)
+            record.ended(number, ended)
+            record.finish(number, journal.DONE if ended.state == journal.NEW else journal.PARTLY)
         notes = self._fenced_otherwise(tenant, steps)
         return [
             data.result_data(r) | {"exit_code": r.exit_code, "notes": [*r.notes, *notes.get(r.key, ())]}
@@ -156,7 +156,9 @@ class Verbs:
         def progress(word: Progress) -> None:
             call.tell(word._asdict())
 
-        going = asyncio.ensure_future(opened.apply(steps, timeout_s=timeout_s, force=force, progress=progress))
+        going = asyncio.ensure_future(
+            opened.apply(steps, timeout_s=timeout_s, force=force, progress=progress, watch=True)
+        )
         try:
             return await asyncio.shield(going)
         except asyncio.CancelledError:  # whoever asked has gone
@@ -229,6 +231,17 @@ class Verbs:
         if not allowed(_owner(seen[0])):
             raise refuse(call.peer, f"change {seen[0].name}")
         return seen[0]
+
+
+async def _ended(opened: api.OpenVm, change: Change, results: Sequence[Result]) -> Change:
+    """What a `set` has come to, for the journal; a tenant that cannot be read any more is told as such."""
+    change = change._replace(verdicts={result.key: str(result.verdict) for result in results})
+    try:
+        now = snapshot.values(await snapshot.look(opened.edges, snapshot.knobs_of(change.asked)))
+    except RingfenceError as error:
+        return change._replace(state=journal.GONE, said=error.message)
+    whole = all(result.verdict is Verdict.APPLIED for result in results)
+    return change._replace(after=now, state=journal.NEW if whole else journal.MIXED)
 
 
 def _is_called(tenant: Tenant, wanted: str) -> bool:

@@ -281,9 +281,9 @@ class _Run:
         await asyncio.gather(*map(self._put_back, failed))
 
     async def _steps(self, member: _Member, steps: Sequence[changes.Step]) -> None:
-        member.results += await changes.apply(
-            member.opened.edges, list(steps), timeout_s=self._options.timeout_s, force=self._options.force
-        )
+        edges, taken = member.opened.edges, list(steps)
+        results = await changes.apply(edges, taken, timeout_s=self._options.timeout_s, force=self._options.force)
+        member.results += await changes.watched(edges, taken, results)
 
     async def _put_back(self, member: _Member) -> None:
         back = await put_back(

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from ringfence.errors import HostError
 from ringfence.lab import rootfs
-from ringfence.lab.locks import locked
+from ringfence.lab.locks import found_or_built
 from ringfence.lab.packages import Archive, Package, check_space, unpack
 from ringfence.qemu.paths import cache_dir
 from ringfence.units import MIB
@@ -50,21 +50,14 @@ def ensure_image(say: Callable[[str], None]) -> Image:
     :raise HostError: no apt, no network, no room, or a program that is needed is missing. The cache is as before.
     """
     base = cache_dir() / "lab"
-    found = _find(base)
-    if found is not None:
-        return found
-    try:
-        base.mkdir(parents=True, exist_ok=True)
+
+    def build() -> Image:
         check_space(base, _NEEDED_BYTES)
-        with locked(base / "lock", say, "makes the image"):
-            return _find(base) or _build(base, say)
-    except OSError as error:
-        raise HostError(
-            f"cannot build the guest image: {error.strerror}",
-            path=str(error.filename or base),
-            errno=error.errno or 0,
-            hint="see to the room on the disk and who owns the directory, or set XDG_CACHE_HOME to another one",
-        ) from error
+        return _build(base, say)
+
+    return found_or_built(
+        base / "lock", lambda: _find(base), build, say, doing="makes the image", cannot="build the guest image"
+    )
 
 
 def recipe() -> str:

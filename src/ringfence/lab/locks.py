@@ -6,6 +6,11 @@ import fcntl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
+
+from ringfence.errors import HostError
+
+T = TypeVar("T")
 
 
 @contextmanager
@@ -21,3 +26,34 @@ def locked(path: Path, say: Callable[[str], None], doing: str) -> Iterator[None]
             say(f"waiting for another process that {doing}")
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+
+
+def found_or_built(
+    lock: Path,
+    find: Callable[[], T | None],
+    build: Callable[[], T],
+    say: Callable[[str], None],
+    *,
+    doing: str,
+    cannot: str,
+) -> T:
+    """What is in the cache, built first when it is not. Blocks.
+
+    :param lock: held while it is built; what is built lies in its directory, which is made.
+    :param doing: as of `locked`. :param cannot: completes the message of an error: `build the guest image`.
+    :raise HostError: the system refused something; and as `find` and `build` do.
+    """
+    found = find()
+    if found is not None:
+        return found
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        with locked(lock, say, doing):
+            return find() or build()
+    except OSError as error:
+        raise HostError(
+            f"cannot {cannot}: {error.strerror}",
+            path=str(error.filename or lock.parent),
+            errno=error.errno or 0,
+            hint="see to the room on the disk and who owns the directory, or set XDG_CACHE_HOME to another one",
+        ) from error

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ringfence.errors import HostError
-from ringfence.lab.locks import locked
+from ringfence.lab.locks import found_or_built
 from ringfence.lab.packages import Archive, Package, check_space, check_suite, unpack
 from ringfence.qemu.paths import cache_dir
 from ringfence.units import MIB
@@ -44,21 +44,19 @@ def ensure_qemu(suite: str, say: Callable[[str], None]) -> Path:
     """
     check_suite(suite)
     base = cache_dir() / "lab" / "qemu"
-    found = _find(base, suite)
-    if found is not None:
-        return found
-    try:
-        base.mkdir(parents=True, exist_ok=True)
+
+    def build() -> Path:
         check_space(base, _NEEDED_BYTES)
-        with locked(base / "lock", say, "fetches a QEMU"):
-            return _find(base, suite) or _build(base, suite, say)
-    except OSError as error:
-        raise HostError(
-            f"cannot unpack the QEMU of {suite}: {error.strerror}",
-            path=str(error.filename or base),
-            errno=error.errno or 0,
-            hint="see to the room on the disk and who owns the directory, or set XDG_CACHE_HOME to another one",
-        ) from error
+        return _build(base, suite, say)
+
+    return found_or_built(
+        base / "lock",
+        lambda: _find(base, suite),
+        build,
+        say,
+        doing="fetches a QEMU",
+        cannot=f"unpack the QEMU of {suite}",
+    )
 
 
 def _find(base: Path, suite: str) -> Path | None:

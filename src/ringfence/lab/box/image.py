@@ -13,7 +13,7 @@ from typing import NamedTuple
 from ringfence.errors import HostError
 from ringfence.lab import rootfs
 from ringfence.lab.box import tree
-from ringfence.lab.locks import locked
+from ringfence.lab.locks import found_or_built
 from ringfence.lab.packages import Archive, Package, check_space, check_suite, unpack
 from ringfence.qemu.paths import cache_dir
 from ringfence.units import GIB, MIB
@@ -73,21 +73,19 @@ def ensure_box_image(suite: str, say: Callable[[str], None]) -> BoxImage:
     """
     check_suite(suite)
     base = cache_dir() / "lab" / "box"
-    found = _find(base, suite)
-    if found is not None:
-        return found
-    try:
-        base.mkdir(parents=True, exist_ok=True)
+
+    def build() -> BoxImage:
         check_space(base, _NEEDED_BYTES)
-        with locked(base / f"lock-{suite}", say, f"makes the box of {suite}"):
-            return _find(base, suite) or _build(base, suite, say)
-    except OSError as error:
-        raise HostError(
-            f"cannot build the box: {error.strerror}",
-            path=str(error.filename or base),
-            errno=error.errno or 0,
-            hint="see to the room on the disk and who owns the directory, or set XDG_CACHE_HOME to another one",
-        ) from error
+        return _build(base, suite, say)
+
+    return found_or_built(
+        base / f"lock-{suite}",
+        lambda: _find(base, suite),
+        build,
+        say,
+        doing=f"makes the box of {suite}",
+        cannot="build the box",
+    )
 
 
 def recipe() -> str:
